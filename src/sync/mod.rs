@@ -1,0 +1,71 @@
+//! The only room that knows about loom: what ships is what is modelled.
+//!
+//! Everything else in the crate takes its atomics, its root cell, its writer lock and its epoch from here. A normal
+//! build gets `core`'s atomics, [`arc_swap`], a fork-aware lock and a private [`crossbeam_epoch`] collector. A build
+//! with `--cfg loom` gets loom's atomics and lock, a model of the root cell (arc-swap is not loom-aware), and
+//! crossbeam's own loom build.
+
+mod site;
+
+#[cfg(not(loom))]
+pub(crate) mod epoch;
+#[cfg(not(loom))]
+mod lock;
+#[cfg(loom)]
+pub(crate) mod model;
+
+#[cfg(loom)]
+pub(crate) use site::plain;
+pub(crate) use site::{Site, ordering};
+
+#[cfg(not(loom))]
+mod shipped {
+    pub(crate) use super::lock::{Forked, Lock, LockGuard};
+    pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::Arc;
+
+    /// The published root: what owned snapshots are taken from.
+    pub(crate) struct RootCell<R: arc_swap::RefCnt>(arc_swap::ArcSwapAny<Option<R>>);
+
+    impl<R: arc_swap::RefCnt> RootCell<R> {
+        pub(crate) fn empty() -> Self {
+            Self(arc_swap::ArcSwapAny::new(None))
+        }
+
+        pub(crate) fn swap(&self, new: Option<R>) -> Option<R> {
+            self.0.swap(new)
+        }
+
+        pub(crate) fn load(&self) -> Option<R> {
+            self.0.load_full()
+        }
+    }
+
+    /// Nothing in a normal build; under loom, the witness that a node is not read after it was freed.
+    pub(crate) struct Witness;
+
+    impl Witness {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn read(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn free(&self) {}
+    }
+
+    /// Any number that tends to differ between threads and costs nothing to have: here, where the stack is.
+    #[inline(always)]
+    pub(crate) fn stripe_seed() -> usize {
+        let here = 0_u8;
+        (&raw const here).addr() >> 12
+    }
+}
+
+#[cfg(not(loom))]
+pub(crate) use shipped::*;
+
+#[cfg(loom)]
+pub(crate) use model::*;

@@ -1,0 +1,133 @@
+//! The same names for loom: its atomics and locks, a model of the root cell, and crossbeam's own loom build.
+
+use crate::handler::node::Node;
+use core::ops::{Deref, DerefMut};
+pub(crate) use loom::sync::Arc;
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
+use loom::sync::{Mutex, MutexGuard};
+use std::cell::RefCell;
+
+/// There is no fork in a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forked;
+
+pub(crate) struct Lock<V>(Mutex<V>);
+
+impl<V> Lock<V> {
+    pub(crate) fn new(value: V) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> Result<LockGuard<'_, V>, Forked> {
+        Ok(LockGuard(self.0.lock().expect("no writer panics under its lock")))
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut V {
+        self.0.get_mut().expect("no writer panics under its lock")
+    }
+}
+
+pub(crate) struct LockGuard<'l, V>(MutexGuard<'l, V>);
+
+impl<V> Deref for LockGuard<'_, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.0
+    }
+}
+
+impl<V> DerefMut for LockGuard<'_, V> {
+    fn deref_mut(&mut self) -> &mut V {
+        &mut self.0
+    }
+}
+
+/// What arc-swap promises, with a lock: a swap and a load are atomic, and a load counts its reference.
+pub(crate) struct RootCell<R>(Mutex<Option<R>>);
+
+impl<R: Clone> RootCell<R> {
+    pub(crate) fn empty() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    pub(crate) fn swap(&self, new: Option<R>) -> Option<R> {
+        core::mem::replace(&mut *self.0.lock().expect("no panics here"), new)
+    }
+
+    pub(crate) fn load(&self) -> Option<R> {
+        self.0.lock().expect("no panics here").clone()
+    }
+}
+
+/// A cell that readers of a node read and the one that frees it writes: loom reports the pair if nothing orders it,
+/// and a read of freed memory fails in any case.
+pub(crate) struct Witness(loom::cell::UnsafeCell<bool>);
+
+impl Witness {
+    pub(crate) fn new() -> Self {
+        Self(loom::cell::UnsafeCell::new(true))
+    }
+
+    pub(crate) fn read(&self) {
+        // SAFETY: loom checks that no write is concurrent.
+        assert!(self.0.with(|alive| unsafe { *alive }), "a node was read after it was freed");
+    }
+
+    pub(crate) fn free(&self) {
+        // SAFETY: loom checks that no access is concurrent.
+        self.0.with_mut(|alive| unsafe { *alive = false });
+    }
+}
+
+/// A freed node stays as it is until the next execution, so that a use after free is seen by loom and not by the
+/// machine.
+pub(crate) fn bury(node: *mut Node) {
+    BURIED.with_borrow_mut(|buried| buried.push(node));
+}
+
+thread_local! {
+    static BURIED: RefCell<Vec<*mut Node>> = const { RefCell::new(Vec::new()) };
+}
+
+loom::thread_local! {
+    static STRIPE: core::cell::Cell<usize> = core::cell::Cell::new(0);
+}
+
+/// Which stripe this thread uses: where a loom thread's stack is says nothing.
+pub(crate) fn stripe_seed() -> usize {
+    STRIPE.with(|stripe| stripe.get())
+}
+
+/// For models: has the calling thread use this stripe of every gate.
+pub fn use_stripe(stripe: usize) {
+    STRIPE.with(|mine| mine.set(stripe));
+}
+
+/// For models: to be called when an execution begins.
+pub fn begin() {
+    BURIED.with_borrow_mut(|buried| {
+        for node in buried.drain(..) {
+            // SAFETY: the execution that buried it is over, so nobody has a pointer to it.
+            unsafe { crate::registry::free_node(node) };
+        }
+    });
+}
+
+/// The private collector, one an execution.
+pub(crate) mod epoch {
+    pub(crate) use crossbeam_epoch::Guard;
+    use crossbeam_epoch::{Collector, LocalHandle};
+
+    loom::lazy_static! {
+        static ref COLLECTOR: Collector = Collector::new();
+    }
+
+    loom::thread_local! {
+        static HANDLE: LocalHandle = COLLECTOR.register();
+    }
+
+    pub(crate) fn pin() -> Guard {
+        HANDLE.try_with(|handle| handle.pin()).unwrap_or_else(|_| COLLECTOR.register().pin())
+    }
+}
