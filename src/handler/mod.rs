@@ -1,0 +1,32 @@
+//! Everything a signal handler may execute. Please read these rules before changing a file of this folder.
+//!
+//! A handler may have interrupted any instruction of any thread: `malloc`, a writer, another lookup, a thread that is
+//! being created or torn down. So nothing in this folder may
+//!
+//! 1. take a lock, or wait for another thread in any other way (P1);
+//! 2. allocate, free, or run a destructor of the payload (P2, P5);
+//! 3. touch thread-local storage, or anything that is initialised lazily (P2);
+//! 4. make a system call (P2);
+//! 5. panic: no `[]` that the compiler cannot prove, no `unwrap`, no arithmetic that can overflow or divide by
+//!    zero (P2). `get`, `wrapping_*`, `checked_*` and `get_unchecked` with an argument are fine;
+//! 6. use anything but `core` and the atomics of [`crate::sync`].
+//!
+//! What a handler does beyond looking up, catching a trap or passing a signal on, is in `signal`, under the same rules
+//! and two more.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `gate` | how a handler holds off the freeing of what it reads |
+//! | `node` | the layout of the published nodes, and how one is searched |
+//! | `search` | the comparison of one pc with a node's keys |
+//! | `trap_code` | why a trap site traps, and its encoding |
+//! | `traps` | the search of an encoded trap table |
+
+pub(crate) mod gate;
+pub(crate) mod node;
+pub(crate) mod search;
+// Without code memory (see `lib.rs`) nobody asks for trap codes.
+#[cfg_attr(loom, allow(dead_code))]
+pub(crate) mod trap_code;
+#[cfg_attr(loom, allow(dead_code))]
+pub(crate) mod traps;
