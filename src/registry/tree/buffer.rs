@@ -1,0 +1,54 @@
+//! A short list on the stack: an edit must not allocate.
+
+use core::mem::MaybeUninit;
+
+/// At most `N` copies of something plain.
+pub(super) struct Buffer<X: Copy, const N: usize> {
+    slots: [MaybeUninit<X>; N],
+    len: usize,
+}
+
+impl<X: Copy, const N: usize> Buffer<X, N> {
+    pub(super) fn new() -> Self {
+        Self { slots: [const { MaybeUninit::uninit() }; N], len: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn as_slice(&self) -> &[X] {
+        // SAFETY: the slots below `len` were written.
+        unsafe { core::slice::from_raw_parts(self.slots.as_ptr().cast(), self.len) }
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [X] {
+        // SAFETY: the slots below `len` were written.
+        unsafe { core::slice::from_raw_parts_mut(self.slots.as_mut_ptr().cast(), self.len) }
+    }
+
+    pub(super) fn push(&mut self, item: X) {
+        self.slots[self.len].write(item);
+        self.len += 1;
+    }
+
+    pub(super) fn extend(&mut self, items: &[X]) {
+        for item in items {
+            self.push(*item);
+        }
+    }
+
+    pub(super) fn insert(&mut self, at: usize, item: X) {
+        self.replace(at, 0, &[item]);
+    }
+
+    /// Puts `with` where `count` items from `at` on were.
+    pub(super) fn replace(&mut self, at: usize, count: usize, with: &[X]) {
+        let behind = at + count..self.len;
+        self.len = self.len - count + with.len();
+        self.slots.copy_within(behind, at + with.len());
+        for (slot, item) in self.slots[at..].iter_mut().zip(with) {
+            slot.write(*item);
+        }
+    }
+}

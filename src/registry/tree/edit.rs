@@ -1,0 +1,496 @@
+//! One step from the tree of a tick to the tree of the next.
+
+use super::inner::{self, Child, Children};
+use super::leaf::{self, Entries};
+use super::path::{LEVELS, Leaves, Path, height, leaves};
+use super::pool::{self, List, NoMemory, Pool, book};
+use super::split::{Growth, roundest, split};
+use crate::handler::node::{Entry, Node, Shape};
+use crate::handler::search::KEYS;
+use core::ops::Range;
+use core::ptr;
+
+/// A node with fewer slots in use is merged with a neighbour, if the result leaves room for growth.
+const SPARSE: usize = KEYS / 4;
+/// Merged nodes have at most so many slots in use.
+const MERGED: usize = KEYS * 3 / 4;
+
+/// What becomes of one child (or two neighbours) of an inner node: `count` children from `at` on are replaced.
+struct Change {
+    /// None: from the child that the path goes through.
+    at: Option<usize>,
+    count: usize,
+    with: [Child; 2],
+    len: usize,
+}
+
+/// Where a range is.
+pub(crate) struct Place {
+    leaf: *mut Node,
+    slot: usize,
+    /// What is registered there.
+    pub(crate) entry: Entry,
+}
+
+/// Sets aside what one removal takes in a tree of this height.
+pub(crate) fn stock_removal(pool: &mut Pool, height: usize) -> Result<(), NoMemory> {
+    pool.stock(LEAVES_TO_REMOVE, inners_to_remove(height))
+}
+
+/// A removal makes one leaf, copied or merged.
+const LEAVES_TO_REMOVE: usize = 2;
+
+/// A removal makes one inner node a level, or two where keys do not fit the shape they had.
+const fn inners_to_remove(height: usize) -> usize {
+    2 * height + 1
+}
+
+/// A tree in the making.
+pub(crate) struct Edit<'p> {
+    pool: &'p mut Pool,
+    root: *mut Node,
+    tick: u64,
+    retired: List,
+}
+
+/// Everything here dereferences nodes of the tree being edited.
+///
+/// # Invariant
+/// The caller of [`Edit::new`] holds the writer lock for as long as the edit lives, so the tree is alive and nobody
+/// else changes it; nodes born at `tick` are the edit's own.
+impl<'p> Edit<'p> {
+    /// Starts from the tree `root`, towards the one of `tick`.
+    ///
+    /// # Safety
+    /// The caller holds the writer lock of the registry that `root` and `pool` belong to while the edit lives, and no
+    /// published node was born at `tick`.
+    pub(crate) unsafe fn new(pool: &'p mut Pool, root: *mut Node, tick: u64) -> Self {
+        Self { pool, root, tick, retired: List::new() }
+    }
+
+    /// Sets aside what one insertion takes, and what a removal takes after it.
+    pub(crate) fn stock(&mut self) -> Result<(), NoMemory> {
+        // An insertion splits at most every node of a path, after moving a boundary has done so once, and adds a level
+        // each time.
+        // SAFETY: the invariant of Edit.
+        let height = unsafe { height(self.root) };
+        if height + 2 > LEVELS {
+            return Err(NoMemory);
+        }
+        self.pool.stock(2 + LEAVES_TO_REMOVE, 4 * height + 2 + inners_to_remove(height + 2))
+    }
+
+    /// Adds a range, which is not empty; the range it overlaps if there is one.
+    ///
+    /// O(log n). The pool was [`stock`](Self::stock)ed, and nothing in the tree is hidden.
+    pub(crate) fn insert(&mut self, entry: &Entry) -> Result<(), Range<usize>> {
+        if self.root.is_null() {
+            self.root = leaf::lay_out(self.pool, shape_of_one(entry), &[*entry], self.tick);
+            return Ok(());
+        }
+        let mut path = self.path_to(entry.start);
+        // SAFETY: the invariant of Edit.
+        let at = unsafe { leaf::starts_up_to(path.leaf, entry.start) };
+        let next = self.neighbours(&path, at, entry)?;
+        if self.make_way(&path, entry.end, next) {
+            path = self.path_to(entry.start);
+        }
+        // SAFETY: as above.
+        let change = unsafe {
+            if leaf::has_room_for(path.leaf, entry) {
+                let fresh = self.fresh(path.leaf);
+                leaf::insert(fresh, at, entry);
+                Change::replace(fresh)
+            } else {
+                let mut entries = Entries::new();
+                leaf::live_entries(path.leaf, &mut entries);
+                let at = entries.as_slice().partition_point(|e| e.start < entry.start);
+                entries.insert(at, *entry);
+                self.discard(path.leaf);
+                self.leaves_of(entries.as_slice(), path.growth(path.len, at, entries.len()))
+            }
+        };
+        self.climb(&path, change);
+        Ok(())
+    }
+
+    /// Finds the range that starts at `start` and was born at `birth`.
+    pub(crate) fn locate(&self, start: usize, birth: u64) -> Option<Place> {
+        if self.root.is_null() {
+            return None;
+        }
+        let leaf = self.path_to(start).leaf;
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            let slot = leaf::starts_up_to(leaf, start).checked_sub(1)?;
+            let entry = leaf::entry(leaf, slot);
+            let hidden = book(leaf).doomed & 1 << slot != 0;
+            (entry.start == start && entry.birth == birth && !hidden).then_some(Place { leaf, slot, entry })
+        }
+    }
+
+    /// Takes a range out. The leaf it was in is retired, and its payload with it.
+    ///
+    /// O(log n). The pool was [`stock_removal`]ed for the height of the tree.
+    pub(crate) fn remove(&mut self, place: &Place) {
+        let path = self.path_to(place.entry.start);
+        let old = path.leaf;
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            let sparse = usize::from((*old).len) <= SPARSE && path.len > 0;
+            if (*old).shape == Shape::NarrowLeaf && book(old).doomed == 0 && (*old).len > 1 && !sparse {
+                let fresh = self.copy(old);
+                leaf::remove(fresh, place.slot);
+                leaf::doom(old, place.slot);
+                self.discard(old);
+                self.climb(&path, Change::replace(fresh));
+            } else {
+                leaf::doom(old, place.slot);
+                self.rewrite(&path);
+            }
+        }
+    }
+
+    /// Makes the range vanish without any memory; see [`leaf::hide`].
+    pub(crate) fn hide(&mut self, place: &Place) {
+        // SAFETY: the invariant of Edit.
+        unsafe { leaf::hide(place.leaf, place.slot) };
+    }
+
+    /// Rewrites the first leaf that has hidden ranges without them. Returns how many it had; none if there is no such
+    /// leaf.
+    ///
+    /// O(n / 64) to find one. The pool was [`stock_removal`]ed.
+    pub(crate) fn sweep_one(&mut self) -> Option<usize> {
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            let leaf = leaves(self.root).find(|leaf| book(*leaf).doomed != 0)?;
+            let path = self.path_to(leaf::entry(leaf, 0).start);
+            debug_assert_eq!(path.leaf, leaf);
+            self.rewrite(&path);
+            Some(book(leaf).doomed.count_ones() as usize)
+        }
+    }
+
+    /// The new root, and what it no longer has.
+    pub(crate) fn finish(self) -> (*mut Node, List) {
+        (self.root, self.retired)
+    }
+
+    /// Takes back every node that was made. The old tree is as it was.
+    pub(crate) fn abandon(mut self) {
+        self.take_back(self.root);
+    }
+
+    fn take_back(&mut self, node: *mut Node) {
+        // SAFETY: the invariant of Edit: the nodes born now are this edit's, and only they have children born now. An
+        // insertion dooms nothing, so they own no payload.
+        unsafe {
+            if node.is_null() || book(node).birth != self.tick {
+                return;
+            }
+            if !(*node).shape.is_leaf() {
+                for i in 0..usize::from((*node).len) {
+                    self.take_back(inner::child(node, i).node);
+                }
+            }
+            self.pool.put(node);
+        }
+    }
+
+    fn path_to(&self, address: usize) -> Path {
+        // SAFETY: the invariant of Edit.
+        unsafe { Path::to(self.root, address) }
+    }
+
+    /// Checks a new range, which belongs before slot `at` of the path's leaf, against those beside it. Returns where
+    /// the next one starts.
+    fn neighbours(&self, path: &Path, at: usize, new: &Entry) -> Result<Option<usize>, Range<usize>> {
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            // Everything left of this leaf ends where its own addresses begin (N3).
+            if let Some(before) = at.checked_sub(1).map(|i| leaf::entry(path.leaf, i))
+                && before.end > new.start
+            {
+                return Err(before.start..before.end);
+            }
+            let next = if at < usize::from((*path.leaf).len) {
+                Some(leaf::entry(path.leaf, at))
+            } else {
+                Leaves::after(path).next().map(|leaf| leaf::entry(leaf, 0))
+            };
+            match next {
+                Some(next) if next.start < new.end => Err(next.start..next.end),
+                next => Ok(next.map(|n| n.start)),
+            }
+        }
+    }
+
+    /// Moves the boundary of the path's leaf up to let a range end at `end`, if it is lower (N3); true if it was.
+    fn make_way(&mut self, path: &Path, end: usize, next: Option<usize>) -> bool {
+        // The boundary is the key behind the path in the lowest node where there is one.
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            let Some(level) = (0..path.len).rev().find(|l| {
+                let (node, i) = path.steps[*l];
+                i + 1 < usize::from((*node).len)
+            }) else {
+                return false;
+            };
+            let (node, i) = path.steps[level];
+            let behind = inner::child(node, i + 1);
+            if behind.from >= end {
+                return false;
+            }
+            let from = roundest(end, next.unwrap_or(end));
+            let upper = Path { steps: path.steps, len: level + 1, leaf: path.leaf };
+            let change = Change { at: Some(i + 1), count: 1, with: [Child { from, ..behind }; 2], len: 1 };
+            self.climb_changing_keys(&upper, change);
+            true
+        }
+    }
+
+    /// Replaces the path's leaf by one with its live ranges only, merged with a neighbour when there are few.
+    fn rewrite(&mut self, path: &Path) {
+        let mut entries = Entries::new();
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            leaf::live_entries(path.leaf, &mut entries);
+            let mut change = None;
+            if entries.len() < SPARSE && path.len > 0 {
+                let (parent, i) = path.steps[path.len - 1];
+                for (left, sibling) in siblings(parent, i) {
+                    let sibling = inner::child(parent, sibling).node;
+                    let mut merged = Entries::new();
+                    if left == i {
+                        merged.extend(entries.as_slice());
+                    }
+                    leaf::live_entries(sibling, &mut merged);
+                    if left != i {
+                        merged.extend(entries.as_slice());
+                    }
+                    let Some(shape) = leaf::shape_for(merged.as_slice()).filter(|_| merged.len() <= MERGED) else {
+                        continue;
+                    };
+                    let node = leaf::lay_out(self.pool, shape, merged.as_slice(), self.tick);
+                    self.discard(sibling);
+                    let with = [Child { from: inner::child(parent, left).from, node }; 2];
+                    change = Some(Change { at: Some(left), count: 2, with, len: 1 });
+                    break;
+                }
+            }
+            self.discard(path.leaf);
+            let change = change.unwrap_or_else(|| self.leaves_of(entries.as_slice(), Growth::Inside));
+            self.climb(path, change);
+        }
+    }
+
+    /// One or two leaves of these ranges, or none.
+    fn leaves_of(&mut self, entries: &[Entry], growth: Growth) -> Change {
+        if entries.is_empty() {
+            return Change { at: None, count: 1, with: [Child { from: 0, node: ptr::null_mut() }; 2], len: 0 };
+        }
+        if let Some(shape) = leaf::shape_for(entries) {
+            return Change::replace(leaf::lay_out(self.pool, shape, entries, self.tick));
+        }
+        let (left, right) = entries.split_at(split(entries.len(), growth, |part| {
+            let (left, right) = entries.split_at(part);
+            leaf::shape_for(left).is_some() && leaf::shape_for(right).is_some()
+        }));
+        let from = roundest(left[left.len() - 1].end, right[0].start);
+        let mut half = |entries: &[Entry]| {
+            let shape = leaf::shape_for(entries).expect("half of what is one too many for a leaf fits in one");
+            leaf::lay_out(self.pool, shape, entries, self.tick)
+        };
+        let with = [Child { from: 0, node: half(left) }, Child { from, node: half(right) }];
+        Change { at: None, count: 1, with, len: 2 }
+    }
+
+    /// Carries a change of the path's leaf up to the root. Its keys are those of the children it replaces.
+    fn climb(&mut self, path: &Path, change: Change) {
+        self.carry_up(path, change, false);
+    }
+
+    /// As [`Edit::climb`], but the lowest change brings new keys.
+    fn climb_changing_keys(&mut self, path: &Path, change: Change) {
+        self.carry_up(path, change, true);
+    }
+
+    fn carry_up(&mut self, path: &Path, mut change: Change, mut new_keys: bool) {
+        // SAFETY: the invariant of Edit, throughout.
+        unsafe {
+            for level in (0..path.len).rev() {
+                let (node, i) = path.steps[level];
+                let at = change.at.unwrap_or(i);
+                if change.count == 1 && change.len == 1 && !new_keys {
+                    if inner::child(node, at).node == change.with[0].node {
+                        // Changed in place: everything above is this edit's own already.
+                        return;
+                    }
+                    let fresh = self.fresh(node);
+                    inner::set_child(fresh, at, change.with[0].node);
+                    change = Change::replace(fresh);
+                    continue;
+                }
+                let mut children = Children::new();
+                inner::children(node, &mut children);
+                if change.len > 0 && !new_keys {
+                    change.with[0].from = children.as_slice()[at].from;
+                }
+                new_keys = false;
+                children.replace(at, change.count, &change.with[..change.len]);
+                let above = level.checked_sub(1).map(|l| path.steps[l]);
+                self.discard(node);
+                // Of two new children at the right end, the second is where growth is expected.
+                let grown = if at == 0 { 0 } else { at + change.len.saturating_sub(1) };
+                let growth = path.growth(level, grown, children.len());
+                change = self.inners_of(children, growth, above);
+            }
+            self.root = match change.len {
+                0 => ptr::null_mut(),
+                1 => self.without_idle_levels(change.with[0].node),
+                _ => {
+                    let fit = inner::fit(&change.with).expect("two children fit in a node");
+                    inner::lay_out(self.pool, &fit, &change.with, self.tick)
+                }
+            };
+        }
+    }
+
+    /// One or two inner nodes of these children, or none, or one merged with a neighbour below `above`.
+    fn inners_of(&mut self, children: Children, growth: Growth, above: Option<(*mut Node, usize)>) -> Change {
+        let all = children.as_slice();
+        if all.is_empty() {
+            return Change { at: None, count: 1, with: [Child { from: 0, node: ptr::null_mut() }; 2], len: 0 };
+        }
+        if let Some((parent, i)) = above.filter(|_| all.len() < SPARSE) {
+            // SAFETY: the invariant of Edit.
+            unsafe {
+                for (left, sibling) in siblings(parent, i) {
+                    let right = inner::child(parent, left + 1).from;
+                    let sibling = inner::child(parent, sibling).node;
+                    let mut merged = Children::new();
+                    if left == i {
+                        merged.extend(all);
+                    }
+                    inner::children(sibling, &mut merged);
+                    if left != i {
+                        merged.extend(all);
+                    }
+                    // The first child of the right one starts where the parent says.
+                    let first_right = if left == i { all.len() } else { merged.len() - all.len() };
+                    merged.as_mut_slice()[first_right].from = right;
+                    let Some(fit) = inner::fit(merged.as_slice()).filter(|_| merged.len() <= MERGED) else {
+                        continue;
+                    };
+                    let node = inner::lay_out(self.pool, &fit, merged.as_slice(), self.tick);
+                    self.discard(sibling);
+                    let with = [Child { from: inner::child(parent, left).from, node }; 2];
+                    return Change { at: Some(left), count: 2, with, len: 1 };
+                }
+            }
+        }
+        if let Some(fit) = inner::fit(all) {
+            return Change::replace(inner::lay_out(self.pool, &fit, all, self.tick));
+        }
+        let (left, right) = all.split_at(split(all.len(), growth, |part| {
+            let (left, right) = all.split_at(part);
+            inner::fit(left).is_some() && inner::fit(right).is_some()
+        }));
+        let from = right[0].from;
+        let mut half = |children: &[Child]| {
+            let fit = inner::fit(children).expect("half of what is one too many for a node fits in one");
+            inner::lay_out(self.pool, &fit, children, self.tick)
+        };
+        let with = [Child { from: 0, node: half(left) }, Child { from, node: half(right) }];
+        Change { at: None, count: 1, with, len: 2 }
+    }
+
+    /// An only child needs no parent.
+    fn without_idle_levels(&mut self, root: *mut Node) -> *mut Node {
+        let mut root = root;
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            while !(*root).shape.is_leaf() && (*root).len == 1 {
+                let only = inner::child(root, 0).node;
+                self.discard(root);
+                root = only;
+            }
+        }
+        root
+    }
+
+    /// The node itself if this edit made it, else a copy in its place.
+    ///
+    /// # Safety
+    /// The node is of this tree, and the caller links the result where it was.
+    unsafe fn fresh(&mut self, node: *mut Node) -> *mut Node {
+        // SAFETY: the caller's, and the invariant of Edit.
+        unsafe {
+            if book(node).birth == self.tick {
+                return node;
+            }
+            let copy = self.copy(node);
+            self.discard(node);
+            copy
+        }
+    }
+
+    /// # Safety
+    /// The node is of this tree and has no hidden ranges.
+    unsafe fn copy(&mut self, node: *mut Node) -> *mut Node {
+        // SAFETY: the caller's; both are as large as their shape says, and what follows the head is plain data that
+        // only the writer changes.
+        unsafe {
+            let copy = self.pool.take((*node).shape);
+            (*copy).base = (*node).base;
+            (*copy).birth_base = (*node).birth_base;
+            (*copy).shift = (*node).shift;
+            (*copy).len = (*node).len;
+            book(copy).birth = self.tick;
+            let slots = pool::bytes_of((*node).shape) - size_of::<Node>();
+            ptr::copy_nonoverlapping(node.add(1).cast::<u8>(), copy.add(1).cast::<u8>(), slots);
+            copy
+        }
+    }
+
+    /// Drops a node from the tree: back to the pool if this edit made it, else retired.
+    ///
+    /// # Safety
+    /// The node is of this tree, and the caller takes it out.
+    unsafe fn discard(&mut self, node: *mut Node) {
+        // SAFETY: the caller's, and the invariant of Edit. An edit's own nodes own no payload: removals doom in nodes
+        // that were published.
+        unsafe {
+            if book(node).birth == self.tick {
+                self.pool.put(node);
+            } else {
+                book(node).death = self.tick;
+                self.retired.push(node);
+            }
+        }
+    }
+}
+
+impl Change {
+    /// One child becomes another, with the same key.
+    fn replace(node: *mut Node) -> Self {
+        Self { at: None, count: 1, with: [Child { from: 0, node }; 2], len: 1 }
+    }
+}
+
+fn shape_of_one(entry: &Entry) -> Shape {
+    leaf::shape_for(core::slice::from_ref(entry)).unwrap_or(Shape::WideLeaf)
+}
+
+/// The neighbours of child `i`, right one first, each with the left of the two.
+///
+/// # Safety
+/// `parent` is an inner node that the caller may read.
+unsafe fn siblings(parent: *const Node, i: usize) -> impl Iterator<Item = (usize, usize)> {
+    // SAFETY: the caller's.
+    let len = usize::from(unsafe { (*parent).len });
+    let right = (i + 1 < len).then_some((i, i + 1));
+    let left = i.checked_sub(1).map(|left| (left, left));
+    right.into_iter().chain(left)
+}

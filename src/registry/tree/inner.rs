@@ -1,0 +1,135 @@
+//! Inner nodes, as the writer sees them.
+
+use super::pool::{Pool, book};
+use crate::handler::node::{NarrowInner, Node, Shape, WIDE_CHILDREN, WideInner};
+use crate::handler::search::{self, KEYS, MAX_OFFSET, PAD};
+
+/// A node and the least address its ranges may start at.
+#[derive(Clone, Copy)]
+pub(super) struct Child {
+    pub(super) from: usize,
+    pub(super) node: *mut Node,
+}
+
+/// What the children of an inner node are gathered in while it is rearranged: two nodes' worth.
+pub(super) type Children = super::Buffer<Child, { 2 * KEYS }>;
+
+/// Child `i`. The key of child 0 is not meaningful: the parent knows better.
+///
+/// # Safety
+/// `inner` is an inner node that the caller may read, and `i` is below its `len`.
+pub(super) unsafe fn child(inner: *const Node, i: usize) -> Child {
+    // SAFETY: the caller's; the shape says which layout it is.
+    unsafe {
+        match (*inner).shape {
+            Shape::NarrowInner => {
+                let narrow = &*inner.cast::<NarrowInner>();
+                let units = search::offset(narrow.keys[i]) as usize;
+                Child { from: (*inner).base + (units << (*inner).shift), node: narrow.children[i] }
+            }
+            _ => {
+                let wide = &*inner.cast::<WideInner>();
+                Child { from: wide.keys[i], node: wide.children[i] }
+            }
+        }
+    }
+}
+
+/// Which child's ranges `address` belongs with.
+///
+/// # Safety
+/// As [`child`].
+pub(super) unsafe fn rank(inner: *const Node, address: usize) -> usize {
+    // SAFETY: the caller's; the shape says which layout it is.
+    unsafe {
+        match (*inner).shape {
+            Shape::NarrowInner => (*inner.cast::<NarrowInner>()).rank(address),
+            _ => (*inner.cast::<WideInner>()).rank(address),
+        }
+    }
+}
+
+/// # Safety
+/// As [`child`].
+pub(super) unsafe fn children(inner: *const Node, into: &mut Children) {
+    // SAFETY: the caller's.
+    unsafe {
+        for i in 0..usize::from((*inner).len) {
+            into.push(child(inner, i));
+        }
+    }
+}
+
+/// # Safety
+/// `inner` is an inner node that is not published, and `i` is below its `len`.
+pub(super) unsafe fn set_child(inner: *mut Node, i: usize, node: *mut Node) {
+    // SAFETY: the caller's.
+    unsafe {
+        match (*inner).shape {
+            Shape::NarrowInner => (*inner.cast::<NarrowInner>()).children[i] = node,
+            _ => (*inner.cast::<WideInner>()).children[i] = node,
+        }
+    }
+}
+
+/// A layout that fits some children.
+pub(super) struct Fit {
+    shape: Shape,
+    base: usize,
+    shift: u8,
+}
+
+/// Whether these children, ascending, fit in one node, and how.
+///
+/// Narrow keys count in the smallest unit that spans them all, which has to divide every key: keys are chosen as round
+/// as they can be ([`super::split::roundest`]), so that it usually does.
+pub(super) fn fit(children: &[Child]) -> Option<Fit> {
+    // Child 0 counts as the smallest address whatever its key: the others' keys are what has to be represented.
+    let (second, last) = match children {
+        [] => return None,
+        [only] => (only.from, only.from),
+        [_, second, ..] => (second.from, children[children.len() - 1].from),
+    };
+    let mut shift = 0_u8;
+    while (last - second) >> shift >= MAX_OFFSET as usize {
+        shift += 1;
+    }
+    let unit = (1_usize << shift) - 1;
+    // One unit below the second key stands for the first; there is room for it but at the bottom of memory.
+    let base = second.saturating_sub(1 << shift);
+    let whole = children.get(1..).is_none_or(|rest| rest.iter().all(|c| (c.from - base) & unit == 0));
+    match children.len() {
+        ..=KEYS if whole => Some(Fit { shape: Shape::NarrowInner, base, shift }),
+        ..=WIDE_CHILDREN => Some(Fit { shape: Shape::WideInner, base, shift: 0 }),
+        _ => None,
+    }
+}
+
+/// Lays `children` out in a new node, as they [`fit`].
+pub(super) fn lay_out(pool: &mut Pool, fit: &Fit, children: &[Child], tick: u64) -> *mut Node {
+    let node = pool.take(fit.shape);
+    // SAFETY: a new node is nobody else's, and large enough for the shape; every key of a narrow node and every slot
+    // up to `len` is written below.
+    unsafe {
+        (*node).len = children.len() as u16;
+        (*node).base = fit.base;
+        (*node).shift = fit.shift;
+        book(node).birth = tick;
+        if fit.shape == Shape::NarrowInner {
+            let inner = node.cast::<NarrowInner>();
+            (&raw mut (*inner).keys).write([PAD; KEYS]);
+            for (i, child) in children.iter().enumerate() {
+                let units = if i == 0 { 0 } else { (child.from - fit.base) >> fit.shift };
+                (*inner).keys[i] = search::key(units as u32);
+                (&raw mut (*inner).children).cast::<*mut Node>().add(i).write(child.node);
+            }
+        } else {
+            let inner = node.cast::<WideInner>();
+            for (i, child) in children.iter().enumerate() {
+                (&raw mut (*inner).keys).cast::<usize>().add(i).write(child.from);
+                (&raw mut (*inner).children).cast::<*mut Node>().add(i).write(child.node);
+            }
+        }
+    }
+    node
+}
