@@ -1,0 +1,105 @@
+//! What a lookup finds.
+
+use crate::handler::node::Entry;
+use core::fmt;
+use core::ops::Range;
+use std::sync::Arc;
+
+/// Names one registration of a registry, for ever: its id is never given to another one, not even at the same address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CodeId {
+    // The start leads to the place, the tick of the registration tells it from earlier and later ones there.
+    start: usize,
+    birth: u64,
+}
+
+impl CodeId {
+    pub(super) const fn new(start: usize, birth: u64) -> Self {
+        Self { start, birth }
+    }
+
+    pub(super) const fn parts(self) -> (usize, u64) {
+        (self.start, self.birth)
+    }
+}
+
+impl fmt::Debug for CodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CodeId({:#x}@{})", self.start, self.birth)
+    }
+}
+
+/// A registered range that holds a program counter.
+///
+/// Everything here is by reference or copied: nothing that a handler could drop. All methods are async-signal-safe
+/// and take constant time.
+pub struct Found<'a, T> {
+    payload: &'a T,
+    pc: usize,
+    entry: Entry,
+}
+
+impl<'a, T> Found<'a, T> {
+    /// # Safety
+    /// The entry holds `pc`, its payload is a `T`, and it stays alive for `'a`.
+    #[inline(always)]
+    pub(super) unsafe fn new(pc: usize, entry: Entry) -> Self {
+        // SAFETY: the caller's.
+        Self { payload: unsafe { &*entry.code.cast() }, pc, entry }
+    }
+
+    /// The payload, to keep. Not for handlers, who might be the last to drop it.
+    pub(super) fn to_arc(self) -> Arc<T> {
+        let payload: *const T = self.entry.code.cast();
+        // SAFETY: from `Arc::into_raw`, and alive as long as `self`.
+        unsafe {
+            Arc::increment_strong_count(payload);
+            Arc::from_raw(payload)
+        }
+    }
+
+    /// What was registered with the range.
+    #[inline]
+    pub fn payload(&self) -> &'a T {
+        self.payload
+    }
+
+    /// How many bytes the program counter is behind the start of the range; less than the range's length.
+    #[inline]
+    pub fn offset(&self) -> usize {
+        self.pc.wrapping_sub(self.entry.start)
+    }
+
+    /// The addresses that were registered.
+    #[inline]
+    pub fn range(&self) -> Range<usize> {
+        self.entry.start..self.entry.end
+    }
+
+    /// Which registration this is.
+    #[inline]
+    pub fn id(&self) -> CodeId {
+        CodeId::new(self.entry.start, self.entry.birth)
+    }
+}
+
+// SAFETY: a shared reference to the payload, and numbers. `to_arc`, which clones the payload's `Arc`, is used on types
+// that are Send and Sync only.
+unsafe impl<T: Send + Sync> Send for Found<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Found<'_, T> {}
+
+impl<T> Clone for Found<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Found<'_, T> {}
+
+impl<T> fmt::Debug for Found<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range();
+        write!(f, "Found({:#x} + {:#x} of {start:#x}..{end:#x}, {:?})", start, self.offset(), self.id())
+    }
+}

@@ -1,0 +1,95 @@
+//! Owned snapshots: the registry as of one moment, for as long as you like.
+
+use super::Found;
+use super::estate::Estate;
+use super::root::RootRef;
+use super::tree;
+use crate::handler::node::{self, Node};
+use crate::sync;
+use core::fmt;
+use core::ptr;
+use std::sync::Arc;
+
+/// The registry as it was at one moment.
+///
+/// Taking or cloning one takes constant time and no memory of its own. It keeps what it can see alive, payloads
+/// included, however long it is held, and even if the registry is dropped; what is registered and unregistered
+/// afterwards it neither sees nor keeps. What is found may have been unregistered since.
+///
+/// A snapshot may be ahead of lookups by writes that have not returned yet; never behind.
+///
+/// What a snapshot alone has kept is freed some writes after it was dropped, or by
+/// [`reclaim`](super::CodeRegistry::reclaim); of a registry that is gone, when the last of its snapshots is dropped.
+///
+/// There is one exception to "as it was": a range that is unregistered when there is no memory at all vanishes from
+/// snapshots too, though not from their [`len`](Self::len). Its payload is kept all the same.
+///
+/// # Signal safety
+///
+/// A handler may look up in a snapshot that it was given by reference; it may not take, clone or drop one.
+pub struct Snapshot<T: Send + Sync + 'static> {
+    // Fields are dropped in order: the root is let go before the estate, which frees what is below it.
+    root: Option<RootRef>,
+    estate: Option<sync::Arc<Estate<T>>>,
+}
+
+impl<T: Send + Sync + 'static> Snapshot<T> {
+    pub(super) fn new(root: Option<RootRef>, estate: sync::Arc<Estate<T>>) -> Self {
+        Self { root, estate: Some(estate) }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self { root: None, estate: None }
+    }
+
+    fn node(&self) -> *mut Node {
+        self.root.as_ref().map_or(ptr::null_mut(), |root| root.node())
+    }
+
+    /// Finds the range that holds `pc`. O(log n).
+    #[inline]
+    pub fn get(&self, pc: usize) -> Option<Found<'_, T>> {
+        // SAFETY: a held root keeps its nodes and their payloads alive (N4), which are of the registry's type.
+        unsafe { node::find(self.node(), pc).map(|entry| Found::new(pc, entry)) }
+    }
+
+    /// As [`get`](Self::get), but gives the payload to keep, and the offset of `pc` in its range, in bytes.
+    pub fn get_owned(&self, pc: usize) -> Option<(Arc<T>, usize)> {
+        self.get(pc).map(|found| (found.to_arc(), found.offset()))
+    }
+
+    /// All ranges in order of address, each as if its first address had been looked up. O(1) each.
+    pub fn iter(&self) -> impl Iterator<Item = Found<'_, T>> {
+        // SAFETY: as in `get`.
+        unsafe { tree::leaves(self.node()) }
+            .flat_map(|leaf| unsafe { tree::visible(leaf) })
+            .map(|entry| unsafe { Found::new(entry.start, entry) })
+    }
+
+    /// How many ranges there were.
+    pub fn len(&self) -> usize {
+        self.root.as_ref().map_or(0, |root| root.ranges())
+    }
+
+    /// Whether there were no ranges.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T: Send + Sync + 'static> Clone for Snapshot<T> {
+    fn clone(&self) -> Self {
+        Self { root: self.root.clone(), estate: self.estate.clone() }
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Snapshot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("ranges", &self.len()).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a snapshot is shared references to nodes that do not change and to payloads that are Send and Sync.
+unsafe impl<T: Send + Sync + 'static> Send for Snapshot<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync + 'static> Sync for Snapshot<T> {}

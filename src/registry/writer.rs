@@ -1,0 +1,332 @@
+//! What writers share under their lock: the current tree, the garbage, and the stock of nodes.
+//!
+//! Nothing here runs a destructor of a payload, calls user code, or calls crossbeam: all that is left to
+//! [`Estate`](super::estate::Estate), which does it unlocked.
+
+use super::error::RegisterError;
+use super::limbo::Limbo;
+use super::quiet::Quiet;
+use super::root::RootRef;
+use super::stats::Stats;
+use super::tree::pool::{List, NoMemory, Pool, book};
+use super::tree::{self, Edit};
+use crate::handler::gate::Gate;
+use crate::handler::node::{Entry, Node};
+use crate::sync::RootCell;
+use core::ops::Range;
+use core::ptr;
+
+/// How many nodes may wait in limbo before a writer looks whether they can be freed.
+///
+/// A write retires a leaf and its ancestors, so this is some twenty to thirty writes.
+pub(super) const COLLECT_AT: usize = if cfg!(loom) { 1 } else { 64 };
+
+/// How many superseded roots are kept for reuse.
+const SPARE_ROOTS: usize = 4;
+
+/// The writer's state.
+pub(super) struct Writer {
+    /// The tick of the last publication.
+    tick: u64,
+    node: *mut Node,
+    ranges: usize,
+    /// Ranges that were removed for want of memory without a new leaf.
+    hidden: usize,
+    /// Ranges whose payload is still to be dropped.
+    retired_ranges: usize,
+    pool: Pool,
+    /// Roots that nobody has; there is room for [`SPARE_ROOTS`] once anything was registered.
+    spare_roots: Vec<RootRef>,
+    limbo: Limbo,
+    quiet: Quiet,
+    /// How much garbage makes the next collection worth its while.
+    collect_at: usize,
+}
+
+// SAFETY: the nodes belong to the registry, whose payloads are Send and Sync; this is their owner.
+unsafe impl Send for Writer {}
+
+/// Where lookups find what a writer publishes.
+#[derive(Clone, Copy)]
+pub(super) struct Published<'r> {
+    pub(super) gate: &'r Gate,
+    pub(super) roots: &'r RootCell<RootRef>,
+}
+
+/// Nodes that nobody sees any more: their payloads are to be dropped, then they go back to the pool.
+pub(super) struct Freed {
+    /// Leaves with doomed payloads.
+    pub(super) leaves: List,
+    /// Memory for the allocator.
+    pub(super) surplus: List,
+}
+
+impl Freed {
+    pub(super) const fn nothing() -> Self {
+        Self { leaves: List::new(), surplus: List::new() }
+    }
+}
+
+impl Writer {
+    pub(super) const fn new() -> Self {
+        Self {
+            tick: 0,
+            node: ptr::null_mut(),
+            ranges: 0,
+            hidden: 0,
+            retired_ranges: 0,
+            pool: Pool::new(),
+            spare_roots: Vec::new(),
+            limbo: Limbo::new(),
+            quiet: Quiet::new(),
+            collect_at: COLLECT_AT,
+        }
+    }
+
+    /// The tick of the last publication.
+    pub(super) fn tick(&self) -> u64 {
+        self.tick
+    }
+
+    /// Registers ranges, in order of their starts and not empty, with one publication. Returns its tick.
+    ///
+    /// On an error nothing has changed but the stock.
+    pub(super) fn register(
+        &mut self,
+        published: Published<'_>,
+        ranges: impl ExactSizeIterator<Item = (Range<usize>, *const ())>,
+    ) -> Result<u64, RegisterError> {
+        let count = ranges.len();
+        let mut ranges = ranges.peekable();
+        let Some((first, _)) = ranges.peek() else {
+            return Ok(self.tick);
+        };
+        if self.set_roots_aside().is_err() || self.sweep(published).is_err() || self.set_roots_aside().is_err() {
+            return Err(RegisterError::OutOfMemory { range: first.clone() });
+        }
+        let tick = self.tick + 1;
+        // SAFETY: we are the writer, and nothing was published at this tick yet.
+        let mut edit = unsafe { Edit::new(&mut self.pool, self.node, tick) };
+        for (range, code) in ranges {
+            let entry = Entry { start: range.start, end: range.end, birth: tick, code };
+            let done = match edit.stock() {
+                Ok(()) => edit.insert(&entry).map_err(|existing| RegisterError::Overlap { range, existing }),
+                Err(NoMemory) => Err(RegisterError::OutOfMemory { range }),
+            };
+            if let Err(error) = done {
+                edit.abandon();
+                return Err(error);
+            }
+        }
+        let (node, retired) = edit.finish();
+        self.ranges += count;
+        self.publish(published, node, retired);
+        Ok(tick)
+    }
+
+    /// Removes the range that starts at `start` and was registered at tick `birth`; false if there is none.
+    ///
+    /// Needs no memory: what registrations set aside does, or else what can be collected, or else the range is hidden
+    /// in place.
+    pub(super) fn unregister(
+        &mut self,
+        published: Published<'_>,
+        start: usize,
+        birth: u64,
+        freed: &mut Freed,
+        frontier_of_guards: impl Fn() -> u64,
+    ) -> bool {
+        // SAFETY: we are the writer.
+        let Some(place) = (unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) }).locate(start, birth) else {
+            return false;
+        };
+        if self.set_removal_aside().is_err() {
+            self.collect(published.gate, freed, frontier_of_guards);
+        }
+        let room = self.set_removal_aside().is_ok();
+        // SAFETY: as above.
+        let mut edit = unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) };
+        self.ranges -= 1;
+        self.retired_ranges += 1;
+        if room {
+            edit.remove(&place);
+            let (node, retired) = edit.finish();
+            self.publish(published, node, retired);
+        } else {
+            edit.hide(&place);
+            self.hidden += 1;
+        }
+        true
+    }
+
+    /// Gives leaves with hidden ranges new ones without them, now that there may be memory.
+    pub(super) fn sweep(&mut self, published: Published<'_>) -> Result<(), NoMemory> {
+        while self.hidden > 0 {
+            self.set_removal_aside()?;
+            // SAFETY: we are the writer, and nothing was published at this tick yet.
+            let mut edit = unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) };
+            let swept = edit.sweep_one();
+            let (node, retired) = edit.finish();
+            match swept {
+                Some(hidden) => self.hidden -= hidden,
+                None => self.hidden = 0,
+            }
+            self.publish(published, node, retired);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, published: Published<'_>, node: *mut Node, retired: List) {
+        let mut root = self.spare_roots.pop().expect("a root was set aside");
+        root.set(self.tick + 1, node, self.ranges);
+        // First what snapshots are taken from, then what lookups read: a snapshot may be ahead of a lookup by writes
+        // that have not returned yet, never behind.
+        let old = published.roots.swap(Some(root));
+        published.gate.publish(node);
+        self.tick += 1;
+        self.node = node;
+        self.limbo.retire(retired);
+        if let Some(old) = old {
+            if old.is_unique() {
+                recycle(&mut self.spare_roots, old);
+            } else {
+                self.limbo.hold(old);
+            }
+        }
+    }
+
+    /// A root for this publication, one for a removal after it, and room to hold those that they replace.
+    fn set_roots_aside(&mut self) -> Result<(), NoMemory> {
+        if !self.limbo.reserve(3) || self.spare_roots.try_reserve(SPARE_ROOTS).is_err() {
+            return Err(NoMemory);
+        }
+        while self.spare_roots.len() < 2 {
+            self.spare_roots.push(RootRef::blank()?);
+        }
+        Ok(())
+    }
+
+    fn set_removal_aside(&mut self) -> Result<(), NoMemory> {
+        // One for this removal, one for the end of the registry.
+        if !self.limbo.reserve(2) {
+            return Err(NoMemory);
+        }
+        if self.spare_roots.is_empty() {
+            self.spare_roots.push(RootRef::blank()?);
+        }
+        // SAFETY: we are the writer: the tree is alive.
+        tree::stock_removal(&mut self.pool, unsafe { tree::height(self.node) })
+    }
+
+    /// Whether there is enough garbage to look whether it can be freed.
+    pub(super) fn collection_is_due(&self) -> bool {
+        self.limbo.waiting() >= self.collect_at
+    }
+
+    /// Whether there is anything that a collection might free.
+    pub(super) fn has_garbage(&self) -> bool {
+        self.limbo.len() > 0
+    }
+
+    /// Frees what no handler, no guard and no snapshot sees. Never waits.
+    ///
+    /// `frontier_of_guards` says through which tick the guards see nothing; it is asked after the look at the gate.
+    pub(super) fn collect(&mut self, gate: &Gate, freed: &mut Freed, frontier_of_guards: impl Fn() -> u64) {
+        if let Some(oldest) = self.limbo.oldest() {
+            self.quiet.scan(gate, self.tick, oldest);
+        }
+        let frontier = self.quiet.frontier().min(frontier_of_guards());
+        self.collect_through(frontier, freed);
+        self.collect_at = self.limbo.waiting() + COLLECT_AT;
+    }
+
+    fn collect_through(&mut self, frontier: u64, freed: &mut Freed) {
+        let mut nodes = List::new();
+        let spare = &mut self.spare_roots;
+        self.limbo.collect(frontier, &mut nodes, |root| recycle(spare, root));
+        self.let_go(nodes, freed);
+    }
+
+    fn let_go(&mut self, mut nodes: List, freed: &mut Freed) {
+        while let Some(node) = nodes.pop() {
+            // SAFETY: nobody else sees these nodes any more.
+            unsafe {
+                (*node).witness.free();
+                let doomed = book(node).doomed.count_ones() as usize;
+                if doomed > 0 {
+                    self.retired_ranges -= doomed;
+                    freed.leaves.push(node);
+                } else {
+                    self.pool.put(node);
+                }
+            }
+        }
+        self.trim(freed);
+    }
+
+    /// Takes back leaves whose payloads are gone.
+    pub(super) fn take_back(&mut self, mut leaves: List, freed: &mut Freed) {
+        while let Some(node) = leaves.pop() {
+            // SAFETY: they came from [`let_go`](Self::let_go), and own no payload any more.
+            unsafe { self.pool.put(node) };
+        }
+        self.trim(freed);
+    }
+
+    fn trim(&mut self, freed: &mut Freed) {
+        while let Some(node) = self.pool.surplus() {
+            // SAFETY: surplus nodes are nobody else's.
+            unsafe { freed.surplus.push(node) };
+        }
+    }
+
+    /// Ends the registry: everything in it is retired, and freed unless a snapshot sees it.
+    pub(super) fn close(&mut self, roots: &RootCell<RootRef>, freed: &mut Freed) {
+        if let Some(root) = roots.swap(None)
+            && !root.is_unique()
+        {
+            self.limbo.hold(root);
+        }
+        let death = self.tick + 1;
+        let node = core::mem::replace(&mut self.node, ptr::null_mut());
+        let mut nodes = List::new();
+        // SAFETY: we are the writer; there is no handler and no guard, whose lookups borrow the registry.
+        unsafe {
+            tree::for_each_node(node, &mut |node| {
+                if (*node).shape.is_leaf() {
+                    tree::doom_all(node);
+                }
+                book(node).death = death;
+                nodes.push(node);
+            });
+        }
+        self.limbo.retire(nodes);
+        self.retired_ranges += self.ranges;
+        self.ranges = 0;
+        self.hidden = 0;
+        self.collect_through(u64::MAX, freed);
+    }
+
+    /// Ends the last snapshot of a closed registry.
+    pub(super) fn end(&mut self, freed: &mut Freed) {
+        let all = self.limbo.take_all();
+        self.let_go(all, freed);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            live_ranges: self.ranges,
+            live_bytes: self.pool.bytes_taken() - self.limbo.bytes(),
+            retired_ranges: self.retired_ranges,
+            retired_nodes: self.limbo.len(),
+            retired_bytes: self.limbo.bytes(),
+            spare_bytes: self.pool.bytes(),
+        }
+    }
+}
+
+fn recycle(spare: &mut Vec<RootRef>, root: RootRef) {
+    if spare.len() < SPARE_ROOTS {
+        spare.push(root);
+    }
+}
