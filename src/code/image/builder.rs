@@ -1,0 +1,155 @@
+//! Writing images.
+
+use std::ops::Range;
+
+use object::write::Object;
+use object::{BinaryFormat, SectionKind};
+
+use super::{ImageError, Target, check, marker, names};
+use crate::code::function_table::FunctionTable;
+use crate::code::trap_table::TrapTable;
+use crate::handler::trap_code::TrapCode;
+
+/// Collects machine code and its tables, and writes them as an image for
+/// [`CodeMemory::parse`](crate::CodeMemory::parse).
+///
+/// Offsets are in bytes from the start of the text. Trap sites and functions are given in ascending order, as a compiler
+/// emits them; nothing is checked before [`ImageBuilder::finish`].
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, ImageBuilder, TrapCode};
+///
+/// let file = ImageBuilder::new()
+///     .text([0x0f, 0x0b, 0xc3]) // x86-64: ud2; ret
+///     .trap(0, TrapCode::Unreachable)
+///     .function(0..3, Some("stop"))
+///     .finish()?;
+/// let code = CodeMemory::parse_verified(&file)?.publish()?;
+/// assert_eq!(code.trap_code(0), Some(TrapCode::Unreachable));
+/// assert_eq!(code.function_by_offset(2).unwrap().name(), Some("stop"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ImageBuilder {
+    target: Option<Target>,
+    text: Vec<u8>,
+    text_align: Option<u64>,
+    traps: Vec<(u32, TrapCode)>,
+    functions: Vec<(Range<u32>, Option<String>)>,
+    user: Vec<(String, Vec<u8>)>,
+}
+
+impl ImageBuilder {
+    /// The largest alignment of the text within the file, in bytes.
+    pub const MAX_TEXT_ALIGN: u64 = 0x1_0000;
+
+    /// An image without code, for the machine that this program runs on.
+    #[must_use]
+    pub fn new() -> Self {
+        ImageBuilder::default()
+    }
+
+    /// Sets the machine that the code is for. Without this, the one that this program runs on.
+    pub fn target(&mut self, target: Target) -> &mut Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// Sets the machine code.
+    pub fn text(&mut self, text: impl Into<Vec<u8>>) -> &mut Self {
+        self.text = text.into();
+        self
+    }
+
+    /// Sets the alignment of the text within the file, in bytes: a power of two up to
+    /// [`ImageBuilder::MAX_TEXT_ALIGN`].
+    ///
+    /// Without this, the largest page of the target, so that
+    /// [`CodeMemory::from_file`](crate::CodeMemory::from_file) need not copy the text. Less makes a smaller file.
+    /// In memory, text always begins a page.
+    pub fn text_align(&mut self, align: u64) -> &mut Self {
+        self.text_align = Some(align);
+        self
+    }
+
+    /// Adds a trap site: the instruction at `offset` may trap, and that means `code`.
+    pub fn trap(&mut self, offset: u32, code: TrapCode) -> &mut Self {
+        self.traps.push((offset, code));
+        self
+    }
+
+    /// Adds a function: its code, and its name if it has one. An empty name is none.
+    pub fn function(&mut self, range: Range<u32>, name: Option<&str>) -> &mut Self {
+        self.functions.push((range, name.map(str::to_owned)));
+        self
+    }
+
+    /// Adds bytes of the embedder's own under a name that only it uses.
+    ///
+    /// They come back from [`CodeMemory::section`](crate::CodeMemory::section). A name has 1 to 240 of the characters
+    /// `A-Z a-z 0-9 _ - .`
+    pub fn section(&mut self, name: &str, bytes: impl Into<Vec<u8>>) -> &mut Self {
+        self.user.push((name.to_owned(), bytes.into()));
+        self
+    }
+
+    /// Checks everything and writes the image.
+    ///
+    /// O(n).
+    ///
+    /// # Errors
+    ///
+    /// An [`ImageError`] that names the first trap site, function, section or setting that is wrong, by the rules of
+    /// the method that took it.
+    pub fn finish(&self) -> Result<Vec<u8>, ImageError> {
+        let target = self.target.or(Target::host()).ok_or(ImageError::UnsupportedHost)?;
+        let align = self.text_align.unwrap_or(target.max_page_size());
+        if !align.is_power_of_two() || align > Self::MAX_TEXT_ALIGN {
+            return Err(ImageError::BadAlignment { align });
+        }
+        let traps = TrapTable::from_sorted(self.traps.iter().copied(), self.text.len())?;
+        let functions = self.functions.iter().map(|(range, name)| (range.clone(), name.as_deref()));
+        let (functions, function_names) = FunctionTable::from_sorted(functions, self.text.len())?.encode()?;
+        let user = self.user_sections()?;
+
+        let (marker, check) = (marker::encode(), check::placeholder());
+        let mut object = Object::new(BinaryFormat::Elf, target.architecture(), target.endianness());
+        let mut add = |name: &str, kind, bytes, align| {
+            let id = object.add_section(Vec::new(), name.into(), kind);
+            object.set_section_data::<&[u8]>(id, bytes, align);
+        };
+        // The text first and the tables right behind it: one alignment gap, and a cold start that reads on.
+        add(names::TEXT, SectionKind::Text, &self.text, align);
+        add(names::MARKER, SectionKind::Other, &marker, 1);
+        add(names::TRAPS, SectionKind::Other, traps.as_bytes(), 4);
+        add(names::FUNCTIONS, SectionKind::Other, &functions, 4);
+        if let Some(function_names) = &function_names {
+            add(names::NAMES, SectionKind::Other, function_names, 4);
+        }
+        for (name, bytes) in &user {
+            add(name, SectionKind::Other, bytes, 8);
+        }
+        add(names::CHECK, SectionKind::Other, &check, 4);
+        let mut file = object.write().map_err(|error| ImageError::Encode { message: error.to_string() })?;
+        check::seal(&mut file, target)?;
+        Ok(file)
+    }
+
+    /// Full names and bytes of the embedder's sections. That no name comes twice is found out when the file is sealed.
+    fn user_sections(&self) -> Result<Vec<(String, &[u8])>, ImageError> {
+        let mut sections = Vec::with_capacity(self.user.len());
+        for (name, bytes) in &self.user {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            let full = format!("{}{name}", names::USER);
+            if name.is_empty() || full.len() > names::MAX_LEN || !name.bytes().all(allowed) {
+                return Err(ImageError::BadSectionName { name: name.clone() });
+            }
+            sections.push((full, bytes.as_slice()));
+        }
+        // One order for one content: images are compared byte for byte.
+        sections.sort();
+        Ok(sections)
+    }
+}

@@ -1,0 +1,51 @@
+//! The file format: how compiled code and its tables travel.
+//!
+//! An image is a relocatable ELF object (64 bits, the target's byte order), because that is what every tool for machine
+//! code can already read: `objdump -d` and `readelf -S` work on it. Relocatable rather than shared, because nothing but
+//! this crate loads it: it has no segments for a dynamic linker to map, and its text is at offset 0 of its own section,
+//! which is what every offset in the tables means.
+//!
+//! | section | content | |
+//! |---|---|---|
+//! | `.trapline.image` | magic, version of the format | required; without it an ELF file is not ours |
+//! | `.text` | the machine code, page aligned so that a mapped file can be executed in place | required |
+//! | `.trapline.traps` | [`TrapTable`](crate::TrapTable) | required |
+//! | `.trapline.funcs` | [`FunctionTable`](crate::FunctionTable) | required |
+//! | `.trapline.names` | names of the functions | |
+//! | `.trapline.user.NAME` | whatever [`ImageBuilder::section`] was given | |
+//! | `.trapline.check` | length and CRC-32 of the file | only needed to verify |
+//!
+//! Numbers inside `.trapline` sections are little-endian on every target. Sections with other names are ignored, so a
+//! later version may add some; one that an older reader must not ignore raises the version instead. Every section that
+//! is ours appears once, and none shares bytes with another or with the headers: a file cannot make us copy more than
+//! its own length.
+
+mod builder;
+mod check;
+mod error;
+mod marker;
+mod parse;
+mod sections;
+mod target;
+
+pub use builder::ImageBuilder;
+pub(crate) use check::verify;
+pub use error::ImageError;
+pub(crate) use parse::{Image, UserSections};
+pub use target::Target;
+
+/// Names of the sections.
+pub(crate) mod names {
+    pub(crate) const MARKER: &str = ".trapline.image";
+    pub(crate) const TEXT: &str = ".text";
+    pub(crate) const TRAPS: &str = ".trapline.traps";
+    pub(crate) const FUNCTIONS: &str = ".trapline.funcs";
+    pub(crate) const NAMES: &str = ".trapline.names";
+    pub(crate) const CHECK: &str = ".trapline.check";
+    /// What all names but `.text` begin with.
+    pub(crate) const OURS: &str = ".trapline.";
+    /// What the sections of the embedder begin with.
+    pub(crate) const USER: &str = ".trapline.user.";
+    /// No name of ours is longer, in bytes.
+    pub(crate) const MAX_LEN: usize = 255;
+}

@@ -1,0 +1,76 @@
+//! From the bytes of a file to checked tables.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::sections::Sections;
+use super::{ImageError, Target, marker, names};
+use crate::code::function_table::FunctionTable;
+use crate::code::trap_table::TrapTable;
+
+/// A parsed image: tables on the heap, the text still in the file.
+pub(crate) struct Image<'a> {
+    pub(crate) text: &'a [u8],
+    /// Where in the file the text is.
+    pub(crate) text_range: Range<usize>,
+    pub(crate) traps: TrapTable,
+    pub(crate) functions: FunctionTable,
+    pub(crate) user: UserSections,
+}
+
+impl<'a> Image<'a> {
+    pub(crate) fn parse(file: &'a [u8]) -> Result<Image<'a>, ImageError> {
+        let sections = Sections::read(file, host()?)?;
+        marker::check(sections.get(names::MARKER).ok_or(ImageError::NotAnImage)?.bytes)?;
+        sections.require_relocatable()?;
+        let text = sections.require(names::TEXT)?;
+        let text_len = text.bytes.len();
+        let names = sections.get(names::NAMES).map(|section| section.bytes);
+        Ok(Image {
+            text: text.bytes,
+            text_range: text.range.clone(),
+            traps: TrapTable::parse(sections.require(names::TRAPS)?.bytes, text_len)?,
+            functions: FunctionTable::parse(sections.require(names::FUNCTIONS)?.bytes, names, text_len)?,
+            user: UserSections::copy(&sections),
+        })
+    }
+
+    pub(crate) fn parse_verified(file: &'a [u8]) -> Result<Image<'a>, ImageError> {
+        let image = Image::parse(file)?;
+        super::verify(file, host()?)?;
+        Ok(image)
+    }
+}
+
+fn host() -> Result<Target, ImageError> {
+    Target::host().ok_or(ImageError::UnsupportedHost)
+}
+
+/// The embedder's own sections, sorted by name.
+pub(crate) struct UserSections(Box<[UserSection]>);
+
+struct UserSection {
+    name: Box<str>,
+    bytes: Box<[u8]>,
+}
+
+impl UserSections {
+    fn copy(sections: &Sections<'_>) -> Self {
+        let ours = sections.iter().filter_map(|section| {
+            let name = section.name.strip_prefix(names::USER)?;
+            Some(UserSection { name: name.into(), bytes: section.bytes.into() })
+        });
+        UserSections(ours.collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        let index = self.0.binary_search_by_key(&name, |section| &section.name).ok()?;
+        Some(&self.0.get(index)?.bytes)
+    }
+}
+
+impl fmt::Debug for UserSections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|section| (&section.name, section.bytes.len()))).finish()
+    }
+}

@@ -1,0 +1,197 @@
+//! Code that can run: a published text and the tables that describe it.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+
+use super::function_table::{Function, FunctionTable};
+use super::image::{Image, ImageError, UserSections};
+use super::text::ExecutableText;
+use super::trap_table::TrapTable;
+use super::unpublished::Unpublished;
+use crate::handler::trap_code::TrapCode;
+
+/// One loaded, published image: executable text, and its trap sites and functions.
+///
+/// The text has pages of its own, readable and executable. The tables are on the heap, checked when the image was
+/// parsed. Dropping it unmaps the text: keep it alive while any thread may execute it.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, ImageBuilder, TrapCode};
+///
+/// let file = ImageBuilder::new().text([0x0f, 0x0b]).trap(0, TrapCode::Unreachable).finish()?;
+/// let mut unpublished = CodeMemory::parse(&file)?;
+/// unpublished.text_mut()[1] = 0xff; // where relocations would go
+/// let code = unpublished.publish()?;
+/// assert_eq!(code.text(), [0x0f, 0xff]);
+/// assert_eq!(code.text_range().len(), 2);
+/// assert_eq!(code.trap_code(0), Some(TrapCode::Unreachable));
+/// assert_eq!(code.trap_code(usize::MAX), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct CodeMemory {
+    text: ExecutableText,
+    tables: Tables,
+}
+
+/// What an image says about its text, copied to the heap.
+pub(super) struct Tables {
+    pub(super) traps: TrapTable,
+    pub(super) functions: FunctionTable,
+    pub(super) user: UserSections,
+}
+
+impl CodeMemory {
+    /// Loads the image in `file`, the bytes of a whole file, without looking at its checksum.
+    ///
+    /// Whatever the bytes are, the result is an error or code memory whose tables stay inside its text. Whether the text
+    /// is what the compiler emitted only [`CodeMemory::parse_verified`] can tell.
+    ///
+    /// O(n).
+    ///
+    /// # Errors
+    ///
+    /// An [`ImageError`] that says what is wrong: not an image of ours, made for another machine, cut off, damaged; or
+    /// the operating system has no memory for the text.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: allocates.
+    pub fn parse(file: &[u8]) -> Result<Unpublished, ImageError> {
+        Unpublished::copy(Image::parse(file)?)
+    }
+
+    /// Loads the image in `file` if it is, to the last bit, what [`ImageBuilder`](crate::ImageBuilder) wrote.
+    ///
+    /// Finds accidents, not forgery: anyone can compute a matching checksum.
+    ///
+    /// O(n).
+    ///
+    /// # Errors
+    ///
+    /// As [`CodeMemory::parse`]; and [`ImageError::WrongLength`] or [`ImageError::WrongChecksum`] for a file that
+    /// changed, [`ImageError::MissingSection`] or [`ImageError::BadCheckSection`] for one whose checksum was removed.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: allocates.
+    pub fn parse_verified(file: &[u8]) -> Result<Unpublished, ImageError> {
+        Unpublished::copy(Image::parse_verified(file)?)
+    }
+
+    /// Loads the image in `file`, and executes its text in place if it begins a page of the file.
+    ///
+    /// The text is mapped privately, so that processes which load the same file share its pages until they change them
+    /// with [`Unpublished::text_mut`]. Text that does not begin a page is copied. Everything else is copied to the heap.
+    ///
+    /// # Safety
+    ///
+    /// Until the result, and the code memory published from it, is dropped, nobody, this process or another, may change
+    /// or truncate the file. A private mapping is no snapshot: a later change of the file may show in text that was
+    /// checked before, and be executed; reading what was truncated away raises SIGBUS. Replace such a file by renaming
+    /// another over it.
+    ///
+    /// # Errors
+    ///
+    /// As [`CodeMemory::parse`], and [`ImageError::Io`] if the file cannot be mapped.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: allocates.
+    pub unsafe fn from_file(file: &File) -> Result<Unpublished, ImageError> {
+        // SAFETY: nobody changes the file, says our caller.
+        unsafe { Unpublished::from_file(file, |bytes| Image::parse(bytes)) }
+    }
+
+    /// As [`CodeMemory::from_file`], and checks that the file is what [`ImageBuilder`](crate::ImageBuilder) wrote, which
+    /// reads all of it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`CodeMemory::from_file`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CodeMemory::from_file`] and [`CodeMemory::parse_verified`].
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: allocates.
+    pub unsafe fn from_file_verified(file: &File) -> Result<Unpublished, ImageError> {
+        // SAFETY: nobody changes the file, says our caller.
+        unsafe { Unpublished::from_file(file, |bytes| Image::parse_verified(bytes)) }
+    }
+
+    pub(super) fn new(text: ExecutableText, tables: Tables) -> Self {
+        CodeMemory { text, tables }
+    }
+
+    /// The machine code.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.text.bytes()
+    }
+
+    /// The addresses of the machine code; the end is exclusive. Empty if there is none.
+    #[must_use]
+    pub fn text_range(&self) -> Range<usize> {
+        let range = self.text().as_ptr_range();
+        range.start.expose_provenance()..range.end.addr()
+    }
+
+    /// Why the instruction at `offset` bytes into the text traps, if it is a trap site.
+    ///
+    /// O(log n).
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe: a binary search on the heap, without lock, allocation or panic.
+    #[inline]
+    #[must_use]
+    pub fn trap_code(&self, offset: usize) -> Option<TrapCode> {
+        self.tables.traps.get(u32::try_from(offset).ok()?)
+    }
+
+    /// The function that the byte at `offset` of the text belongs to.
+    ///
+    /// O(log n).
+    ///
+    /// # Signal safety
+    ///
+    /// As for [`FunctionTable::by_offset`]: not for handlers.
+    #[must_use]
+    pub fn function_by_offset(&self, offset: usize) -> Option<Function<'_>> {
+        self.tables.functions.by_offset(u32::try_from(offset).ok()?)
+    }
+
+    /// Which instructions may trap.
+    #[must_use]
+    pub fn traps(&self) -> &TrapTable {
+        &self.tables.traps
+    }
+
+    /// The functions of the text.
+    #[must_use]
+    pub fn functions(&self) -> &FunctionTable {
+        &self.tables.functions
+    }
+
+    /// The bytes that [`ImageBuilder::section`](crate::ImageBuilder::section) was given under `name`.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<&[u8]> {
+        self.tables.user.get(name)
+    }
+}
+
+impl fmt::Debug for CodeMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CodeMemory")
+            .field("text", &format_args!("{:#x?}", self.text_range()))
+            .field("traps", &self.tables.traps.len())
+            .field("functions", &self.tables.functions.len())
+            .field("sections", &self.tables.user)
+            .finish()
+    }
+}

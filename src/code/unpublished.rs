@@ -1,0 +1,110 @@
+//! Code memory before its text may be executed.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+
+use memmap2::MmapOptions;
+
+use super::function_table::FunctionTable;
+use super::image::{Image, ImageError};
+use super::memory::{CodeMemory, Tables};
+use super::text::WritableText;
+use super::trap_table::TrapTable;
+
+/// A loaded image whose text can still be changed, and cannot yet be executed.
+///
+/// Made by [`CodeMemory::parse`] and its siblings. Apply relocations with [`Unpublished::text_mut`], then
+/// [`publish`](Unpublished::publish). Dropping it unmaps the text.
+pub struct Unpublished {
+    text: WritableText,
+    tables: Tables,
+}
+
+impl Unpublished {
+    pub(super) fn copy(image: Image<'_>) -> Result<Self, ImageError> {
+        let text = WritableText::copy(image.text)?;
+        Ok(Unpublished { text, tables: tables(image) })
+    }
+
+    /// # Safety
+    ///
+    /// As for [`CodeMemory::from_file`].
+    pub(super) unsafe fn from_file(
+        file: &File,
+        parse: impl for<'a> FnOnce(&'a [u8]) -> Result<Image<'a>, ImageError>,
+    ) -> Result<Self, ImageError> {
+        // SAFETY: nobody changes the file, says our caller. This mapping ends with this function: the tables are copied
+        // out, and the text has a mapping of its own.
+        let whole = unsafe { MmapOptions::new().map_copy_read_only(file)? };
+        let image = parse(&whole)?;
+        // SAFETY: nobody changes the file, says our caller.
+        match unsafe { WritableText::map(file, image.text_range.clone())? } {
+            Some(text) => Ok(Unpublished { text, tables: tables(image) }),
+            None => Unpublished::copy(image),
+        }
+    }
+
+    /// Makes the text executable, and no longer writable, and hands out the finished code memory.
+    ///
+    /// Only the text's own pages change protection; they are never writable and executable at once. On return every
+    /// thread that learns the address can execute the text: where hardware does not keep instruction caches coherent
+    /// (AArch64), this does. Nothing is registered: see [`register_code`](crate::register_code).
+    ///
+    /// O(1), or O(n) where caches are maintained by hand.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if it refuses executable memory, as for a file on a file system mounted `noexec`; and [`io::ErrorKind::Unsupported`] on a machine whose
+    /// caches this crate does not know how to make coherent. The text is then unmapped.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: system calls.
+    pub fn publish(self) -> io::Result<CodeMemory> {
+        Ok(CodeMemory::new(self.text.publish()?, self.tables))
+    }
+
+    /// The machine code.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.text.bytes()
+    }
+
+    /// The machine code, to be changed in place: for relocations, say. Its address is final.
+    ///
+    /// Changes never reach the file that the text came from.
+    #[must_use]
+    pub fn text_mut(&mut self) -> &mut [u8] {
+        self.text.bytes_mut()
+    }
+
+    /// Which instructions may trap.
+    #[must_use]
+    pub fn traps(&self) -> &TrapTable {
+        &self.tables.traps
+    }
+
+    /// The functions of the text.
+    #[must_use]
+    pub fn functions(&self) -> &FunctionTable {
+        &self.tables.functions
+    }
+
+    /// The bytes that [`ImageBuilder::section`](crate::ImageBuilder::section) was given under `name`.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<&[u8]> {
+        self.tables.user.get(name)
+    }
+}
+
+fn tables(image: Image<'_>) -> Tables {
+    let Image { traps, functions, user, .. } = image;
+    Tables { traps, functions, user }
+}
+
+impl fmt::Debug for Unpublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unpublished").field("text", &self.text().as_ptr_range()).finish_non_exhaustive()
+    }
+}

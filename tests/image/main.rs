@@ -1,0 +1,10 @@
+//! Images: what goes in comes out, and nothing that is damaged, foreign or absurd gets past the parser unnoticed or
+//! makes it panic.
+
+mod absurd;
+mod damage;
+mod foreign;
+mod memory;
+mod round_trip;
+mod support;
+mod tables;

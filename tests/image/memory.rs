@@ -1,0 +1,164 @@
+//! Where text lies, what may be done there, and when it goes.
+
+use std::sync::Arc;
+
+use trapline::{CodeMemory, ImageBuilder, ImageError, TrapCode, Unpublished};
+
+use crate::support::{Temporary, assert_error, built, find, mappings_of, only_publisher, page_size, small};
+
+#[test]
+fn code_memory_may_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<CodeMemory>();
+    shared::<Unpublished>();
+    shared::<ImageError>();
+}
+
+#[test]
+fn empty_text_is_legal_and_maps_nothing() {
+    let file = built(&mut ImageBuilder::new());
+    let code = CodeMemory::parse_verified(&file).unwrap().publish().unwrap();
+    assert!(code.text().is_empty());
+    if cfg!(target_os = "linux") {
+        let address = code.text().as_ptr().addr();
+        assert!(mappings_of(address..address + 1).is_empty());
+    }
+    assert!(code.text_range().is_empty());
+    assert_eq!(code.trap_code(0), None);
+    assert_eq!(code.function_by_offset(0), None);
+    let temporary = Temporary::new("empty", &file);
+    // SAFETY: only this test knows the file.
+    let code = unsafe { CodeMemory::from_file(&temporary.open()) }.unwrap().publish().unwrap();
+    assert!(code.text_range().is_empty());
+    assert!(temporary.mappings().is_empty());
+    let registration = trapline::register_code(Arc::new(code)).unwrap();
+    assert_eq!(registration.id(), None);
+}
+
+#[test]
+fn registered_code_is_found_by_its_addresses_until_it_is_dropped() {
+    let _alone = only_publisher();
+    let code = CodeMemory::parse(&built(&mut small())).unwrap().publish().unwrap();
+    let range = code.text_range();
+    let registration = trapline::register_code(Arc::new(code)).unwrap();
+    let found = trapline::lookup_code(range.start + 17, |found| {
+        (found.range(), found.offset(), Some(found.id()), found.payload().text_range())
+    });
+    assert_eq!(found, Some((range.clone(), 17, registration.id(), range.clone())));
+    assert_eq!(trapline::lookup_trap_code(range.start + 17), TrapCode::user(7));
+    assert!(trapline::is_trap_pc(range.start + 47));
+    assert!(!trapline::is_trap_pc(range.start + 46));
+    assert_eq!(trapline::lookup_trap_code(range.end), None);
+    drop(registration);
+    assert_eq!(trapline::lookup_code(range.start, |_| ()), None);
+    trapline::reclaim_code();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn only_published_text_is_executable_and_only_its_own_pages() {
+    let _alone = only_publisher();
+    let page = page_size();
+    let text = vec![0xcc; 2 * page + 1];
+    let mut unpublished = CodeMemory::parse(&built(ImageBuilder::new().text(text))).unwrap();
+    let address = unpublished.text().as_ptr().addr();
+    for mapping in mappings_of(address..address + 2 * page + 1) {
+        assert!(mapping.rights.starts_with("rw-"), "{}", mapping.line);
+    }
+    unpublished.text_mut()[0] = 0xc3;
+    let code = unpublished.publish().unwrap();
+    assert_eq!(code.text_range().start, address);
+    assert_eq!(code.text()[0], 0xc3);
+    let mappings = mappings_of(code.text_range());
+    assert_eq!(mappings.len(), 1);
+    assert_eq!(mappings[0].rights, "r-xp");
+    assert_eq!(mappings[0].range, address..address + 3 * page);
+    let end = code.text_range();
+    drop(code);
+    for mapping in mappings_of(end) {
+        assert!(!mapping.rights.contains('x'), "still mapped: {}", mapping.line);
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn published_text_runs() {
+    let _alone = only_publisher();
+    // mov eax, 41; ret
+    let mut image = ImageBuilder::new();
+    image.text([0xb8, 41, 0, 0, 0, 0xc3]).function(0..6, Some("answer"));
+    let mut unpublished = CodeMemory::parse(&built(&mut image)).unwrap();
+    unpublished.text_mut()[1] = 42;
+    let code = unpublished.publish().unwrap();
+    // SAFETY: the text is a whole function of this type, and `code` outlives the call.
+    let answer: extern "C" fn() -> i32 = unsafe { std::mem::transmute(code.text().as_ptr()) };
+    assert_eq!(answer(), 42);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn page_aligned_text_runs_from_the_file_and_leaves_with_the_memory() {
+    let _alone = only_publisher();
+    let text = vec![0xc3; 5000];
+    let whole = 5000_usize.next_multiple_of(page_size());
+    let mut image = ImageBuilder::new();
+    image.text(text.clone()).trap(4999, TrapCode::Unreachable).section("s", *b"bytes");
+    let original = built(&mut image);
+    let temporary = Temporary::new("aligned", &original);
+
+    // SAFETY: only this test knows the file.
+    let mut unpublished = unsafe { CodeMemory::from_file_verified(&temporary.open()) }.unwrap();
+    let mappings = temporary.mappings();
+    assert_eq!(mappings.len(), 1, "the text only");
+    assert_eq!(mappings[0].rights, "rw-p");
+    unpublished.text_mut()[0] = 0x90;
+    drop(unpublished);
+    assert!(temporary.mappings().is_empty(), "an unpublished text leaves too");
+
+    // SAFETY: only this test knows the file.
+    let mut unpublished = unsafe { CodeMemory::from_file(&temporary.open()) }.unwrap();
+    assert_eq!(unpublished.text(), text, "the change above was private");
+    unpublished.text_mut()[0] = 0x90;
+    let code = unpublished.publish().unwrap();
+    assert_eq!(std::fs::read(&temporary.0).unwrap(), original);
+    let mappings = temporary.mappings();
+    assert!(mappings.iter().all(|mapping| mapping.rights == "r-xp"));
+    let start = code.text_range().start;
+    assert_eq!((mappings[0].range.start, mappings.last().unwrap().range.end), (start, start + whole));
+    // SAFETY: the pages are mapped whole, and nobody writes to them.
+    let rest = unsafe { std::slice::from_raw_parts((start + 5000) as *const u8, whole - 5000) };
+    assert!(rest.iter().all(|&byte| byte == 0), "bytes that are no text are executable");
+    assert_eq!(code.text()[..2], [0x90, 0xc3]);
+    assert_eq!(code.trap_code(4999), Some(TrapCode::Unreachable));
+    assert_eq!(code.section("s"), Some(b"bytes".as_slice()));
+    drop(code);
+    assert!(temporary.mappings().is_empty());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn text_that_begins_no_page_of_the_file_is_copied() {
+    let _alone = only_publisher();
+    let temporary = Temporary::new("unaligned", &built(&mut small()));
+    // SAFETY: only this test knows the file.
+    let code = unsafe { CodeMemory::from_file_verified(&temporary.open()) }.unwrap().publish().unwrap();
+    assert!(temporary.mappings().is_empty());
+    assert_eq!(code.text(), (0..48).collect::<Vec<u8>>());
+    assert_eq!(code.text_range().start % page_size(), 0);
+    assert_eq!(code.trap_code(3), Some(TrapCode::IntegerDivisionByZero));
+}
+
+#[test]
+fn a_damaged_file_is_an_error_when_it_is_verified() {
+    let mut file = built(&mut small());
+    let (_, text) = find(&file, ".text");
+    file[text.start] ^= 1;
+    let temporary = Temporary::new("damaged", &file);
+    // SAFETY: only this test knows the file.
+    let result = unsafe { CodeMemory::from_file_verified(&temporary.open()) };
+    assert_error!(result, Err(ImageError::WrongChecksum { .. }));
+    let empty = Temporary::new("no-bytes", b"");
+    // SAFETY: only this test knows the file.
+    let result = unsafe { CodeMemory::from_file(&empty.open()) };
+    assert_error!(result, Err(ImageError::NotElf));
+}

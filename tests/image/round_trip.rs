@@ -1,0 +1,140 @@
+//! What goes in comes out.
+
+use proptest::prelude::*;
+use trapline::{CodeMemory, FunctionTable, ImageBuilder, TrapCode, TrapTable};
+
+use crate::support::{built, check_tables, check_unpublished, only_publisher, small, trap_bytes};
+
+#[test]
+fn what_was_built_is_what_is_loaded() {
+    let _alone = only_publisher();
+    let code = CodeMemory::parse_verified(&built(&mut small())).unwrap().publish().unwrap();
+    assert_eq!(code.text(), (0..48).collect::<Vec<u8>>());
+    assert_eq!(code.text_range().len(), 48);
+    assert_eq!(code.text_range().start, code.text().as_ptr() as usize);
+    assert_eq!(code.trap_code(3), Some(TrapCode::IntegerDivisionByZero));
+    assert_eq!(code.trap_code(17), TrapCode::user(7));
+    assert_eq!(code.trap_code(47), Some(TrapCode::Unreachable));
+    assert_eq!(code.trap_code(4), None);
+    assert_eq!(code.trap_code((1 << 32) + 3), None);
+    let function = code.function_by_offset(9).unwrap();
+    assert_eq!((function.index(), function.range(), function.name()), (0, 0..10, Some("first")));
+    assert_eq!(code.function_by_offset(10).unwrap().name(), None);
+    assert_eq!(code.function_by_offset(12), None);
+    assert_eq!(code.function_by_offset(47).unwrap().name(), Some("last"));
+    assert_eq!(code.function_by_offset(48), None);
+    assert_eq!(code.function_by_offset((1 << 32) + 9), None);
+    assert_eq!(code.section("types"), Some(b"signatures".as_slice()));
+    assert_eq!(code.section("other"), None);
+    check_tables(48, code.traps(), code.functions());
+}
+
+#[test]
+fn the_same_content_gives_the_same_file() {
+    assert_eq!(built(&mut small()), built(&mut small()));
+    let [ab, ba] =
+        [["a", "b"], ["b", "a"]].map(|[first, second]| built(small().section(first, []).section(second, [])));
+    assert_eq!(ab, ba);
+}
+
+#[test]
+fn an_image_at_an_odd_address_loads() {
+    let file = built(&mut small());
+    for shift in 0..16 {
+        let mut shifted = vec![0; shift];
+        shifted.extend(&file);
+        check_unpublished(&CodeMemory::parse_verified(&shifted[shift..]).unwrap());
+    }
+}
+
+prop_compose! {
+    fn any_code()(byte in any::<u8>()) -> TrapCode {
+        TrapCode::from_u8(byte).unwrap_or(TrapCode::StackOverflow)
+    }
+}
+
+/// Functions as (gap before, length, name).
+type Layout = Vec<(u32, u32, Option<String>)>;
+
+proptest! {
+    #[test]
+    fn any_image_comes_back_as_it_was(
+        text in prop::collection::vec(any::<u8>(), 0..300),
+        traps in prop::collection::btree_map(0_u32..300, any_code(), 0..40),
+        layout in prop::collection::vec((0_u32..5, 1_u32..20, prop::option::of("\\PC{0,8}")), 0..20),
+        sections in prop::collection::btree_map("[a-z.]{1,8}", prop::collection::vec(any::<u8>(), 0..20), 0..4),
+        align in 0_u32..13,
+    ) {
+        let layout: Layout = layout;
+        let traps: Vec<_> = traps.into_iter().filter(|site| (site.0 as usize) < text.len()).collect();
+        let mut image = ImageBuilder::new();
+        image.text(text.clone()).text_align(1 << align);
+        for &(offset, code) in &traps {
+            image.trap(offset, code);
+        }
+        let mut functions = Vec::new();
+        let mut at = 0;
+        for (gap, len, name) in layout {
+            let range = at + gap..at + gap + len;
+            at = range.end;
+            if range.end as usize <= text.len() {
+                image.function(range.clone(), name.as_deref());
+                functions.push((range, name.filter(|name| !name.is_empty())));
+            }
+        }
+        for (name, bytes) in &sections {
+            image.section(name, bytes.clone());
+        }
+        let loaded = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+        prop_assert_eq!(loaded.text(), &text);
+        prop_assert_eq!(loaded.traps().iter().collect::<Vec<_>>(), traps);
+        let found: Vec<_> =
+            loaded.functions().iter().map(|f| (f.range(), f.name().map(str::to_owned))).collect();
+        prop_assert_eq!(found, functions);
+        for (name, bytes) in &sections {
+            prop_assert_eq!(loaded.section(name), Some(bytes.as_slice()));
+        }
+        check_unpublished(&loaded);
+    }
+
+    #[test]
+    fn random_bytes_are_no_image(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert!(CodeMemory::parse(&bytes).is_err());
+        prop_assert!(CodeMemory::parse_verified(&bytes).is_err());
+        let _ = TrapTable::parse(&bytes, 100);
+    }
+
+    #[test]
+    fn overwritten_bytes_never_put_a_table_outside_the_text(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let original = built(&mut small());
+        let mut file = original.clone();
+        for (at, byte) in changes {
+            file[at.index(original.len())] = byte;
+        }
+        if let Ok(image) = CodeMemory::parse(&file) {
+            check_unpublished(&image);
+        }
+        prop_assert!(file == original || CodeMemory::parse_verified(&file).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_a_sound_trap_table_or_an_error(
+        offsets in prop::collection::vec(0_u32..40, 0..8),
+        codes in prop::collection::vec(any::<u8>(), 0..9),
+    ) {
+        let bytes = trap_bytes(&offsets, &codes);
+        let sound = codes.len() == offsets.len()
+            && offsets.is_sorted_by(|a, b| a < b)
+            && offsets.iter().all(|&offset| offset < 32)
+            && codes.iter().all(|&code| TrapCode::from_u8(code).is_some());
+        let table = TrapTable::parse(&bytes, 32);
+        prop_assert_eq!(table.is_ok(), sound);
+        if let Ok(table) = table {
+            check_tables(32, &table, &FunctionTable::default());
+            prop_assert_eq!(&TrapTable::from_sorted(table.iter(), 32).unwrap(), &table);
+            prop_assert_eq!(table.as_bytes(), bytes);
+        }
+    }
+}

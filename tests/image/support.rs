@@ -1,0 +1,234 @@
+//! Images to try, files to damage, and what holds of every image that loads.
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+
+use object::read::elf::{FileHeader, SectionHeader};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, elf};
+use trapline::{CodeMemory, FunctionTable, ImageBuilder, ImageError, TrapCode, TrapTable, Unpublished};
+
+pub mod peak {
+    //! The largest single allocation that a thread has asked for.
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local!(static PEAK: Cell<usize> = const { Cell::new(0) });
+
+    struct Watched;
+
+    #[global_allocator]
+    static ALLOCATOR: Watched = Watched;
+
+    fn note(size: usize) {
+        PEAK.with(|peak| peak.set(peak.get().max(size)));
+    }
+
+    // SAFETY: every call goes on to the system's allocator unchanged.
+    unsafe impl GlobalAlloc for Watched {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            note(layout.size());
+            // SAFETY: our caller's promises are the ones needed.
+            unsafe { System.alloc(layout) }
+        }
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: our caller's promises are the ones needed.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+        unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            note(size);
+            // SAFETY: our caller's promises are the ones needed.
+            unsafe { System.realloc(pointer, layout, size) }
+        }
+    }
+
+    pub fn during<R>(f: impl FnOnce() -> R) -> (R, usize) {
+        PEAK.with(|peak| peak.set(0));
+        (f(), PEAK.with(Cell::get))
+    }
+}
+
+/// A small image with one of everything.
+pub fn small() -> ImageBuilder {
+    let mut image = ImageBuilder::new();
+    image
+        .text_align(16)
+        .text((0..48).collect::<Vec<u8>>())
+        .trap(3, TrapCode::IntegerDivisionByZero)
+        .trap(17, TrapCode::user(7).unwrap())
+        .trap(47, TrapCode::Unreachable)
+        .function(0..10, Some("first"))
+        .function(10..12, None)
+        .function(16..48, Some("last"))
+        .section("types", *b"signatures");
+    image
+}
+
+pub fn built(image: &mut ImageBuilder) -> Vec<u8> {
+    image.finish().expect("a valid image")
+}
+
+/// An ELF file of sections as given, in the form of an image.
+pub fn elf_with(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    let host = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
+    let mut object = object::write::Object::new(BinaryFormat::Elf, host, Endianness::Little);
+    for (name, bytes) in sections {
+        let id = object.add_section(Vec::new(), name.as_bytes().to_vec(), SectionKind::Other);
+        object.set_section_data(id, *bytes, 4);
+    }
+    object.write().unwrap()
+}
+
+/// Where in an image's file a section's header and bytes are.
+pub fn find(file: &[u8], wanted: &str) -> (usize, Range<usize>) {
+    let header = elf::FileHeader64::<Endianness>::parse(file).unwrap();
+    let endian = header.endian().unwrap();
+    let sections = header.sections(endian, file).unwrap();
+    for (index, section) in sections.iter().enumerate() {
+        if sections.section_name(endian, section).unwrap() == wanted.as_bytes() {
+            let (start, size) = section.file_range(endian).unwrap();
+            let header = header.e_shoff(endian) as usize + index * 64;
+            return (header, start as usize..(start + size) as usize);
+        }
+    }
+    panic!("no section {wanted}");
+}
+
+pub fn marker() -> Vec<u8> {
+    let file = built(&mut small());
+    let (_, range) = find(&file, ".trapline.image");
+    file[range].to_vec()
+}
+
+/// An otherwise valid image of 16 bytes of text whose tables are the given bytes.
+pub fn with_tables(traps: &[u8], functions: &[u8], names: Option<&[u8]>) -> Vec<u8> {
+    let marker = marker();
+    let mut sections = vec![
+        (".text", [0x90; 16].as_slice()),
+        (".trapline.image", &marker),
+        (".trapline.traps", traps),
+        (".trapline.funcs", functions),
+    ];
+    sections.extend(names.map(|names| (".trapline.names", names)));
+    elf_with(&sections)
+}
+
+pub fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+pub fn trap_bytes(offsets: &[u32], codes: &[u8]) -> Vec<u8> {
+    let mut bytes = words(&[offsets.len() as u32]);
+    bytes.extend(words(offsets));
+    bytes.extend(codes);
+    bytes
+}
+
+pub fn error(file: &[u8]) -> ImageError {
+    match CodeMemory::parse(file) {
+        Ok(_) => panic!("the image was accepted"),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            error
+        }
+    }
+}
+
+/// Checks which error a result or an error is.
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)?) => {
+        match $result {
+            $pattern $(if $guard)? => {}
+            other => panic!("expected {}, got {other:?}", stringify!($pattern)),
+        }
+    };
+}
+
+pub(crate) use assert_error;
+
+/// Every table stays inside the text, in order, and every lookup agrees with a walk over the table.
+pub fn check_tables(text_len: usize, traps: &TrapTable, functions: &FunctionTable) {
+    let sites: Vec<_> = traps.iter().collect();
+    assert_eq!(sites.len(), traps.len());
+    assert!(sites.iter().all(|site| (site.0 as usize) < text_len));
+    assert!(sites.is_sorted_by(|a, b| a.0 < b.0));
+    let listed: Vec<_> = functions.iter().collect();
+    assert_eq!(listed.len(), functions.len());
+    assert!(listed.iter().all(|f| !f.range().is_empty() && f.range().end as usize <= text_len));
+    assert!(listed.is_sorted_by(|a, b| a.range().end <= b.range().start));
+    for offset in (0..text_len as u32 + 2).chain([u32::MAX - 1, u32::MAX]) {
+        let site = sites.iter().find(|site| site.0 == offset);
+        assert_eq!(traps.get(offset), site.map(|site| site.1));
+        let function = listed.iter().find(|function| function.range().contains(&offset));
+        assert_eq!(functions.by_offset(offset).as_ref(), function);
+    }
+}
+
+pub fn check_unpublished(image: &Unpublished) {
+    check_tables(image.text().len(), image.traps(), image.functions());
+}
+
+/// Held by tests that look at executable mappings, so that no other test's code takes the addresses they look at.
+pub fn only_publisher() -> MutexGuard<'static, ()> {
+    static PUBLISHERS: Mutex<()> = Mutex::new(());
+    PUBLISHERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+pub struct Mapping {
+    pub range: Range<usize>,
+    pub rights: String,
+    pub line: String,
+}
+
+/// The mappings of this process, as Linux tells them.
+pub fn mappings() -> Vec<Mapping> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines()
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let (start, end) = words.next().unwrap().split_once('-').unwrap();
+            let address = |hex| usize::from_str_radix(hex, 16).unwrap();
+            Mapping { range: address(start)..address(end), rights: words.next().unwrap().into(), line: line.into() }
+        })
+        .collect()
+}
+
+pub fn mappings_of(range: Range<usize>) -> Vec<Mapping> {
+    let mut all = mappings();
+    all.retain(|mapping| mapping.range.start < range.end && range.start < mapping.range.end);
+    all
+}
+
+pub fn page_size() -> usize {
+    // SAFETY: asks for a number.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap()
+}
+
+/// A file that is gone when the test is.
+pub struct Temporary(pub PathBuf);
+
+impl Temporary {
+    pub fn new(name: &str, bytes: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("trapline-{}-{name}", std::process::id()));
+        File::create(&path).unwrap().write_all(bytes).unwrap();
+        Temporary(path)
+    }
+
+    pub fn open(&self) -> File {
+        File::open(&self.0).unwrap()
+    }
+
+    pub fn mappings(&self) -> Vec<Mapping> {
+        let mut all = mappings();
+        all.retain(|mapping| mapping.line.ends_with(self.0.to_str().unwrap()));
+        all
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

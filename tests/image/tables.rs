@@ -1,0 +1,99 @@
+//! Tables that break their rules, in the builder and in the parser.
+
+use std::ops::Range;
+
+use trapline::{CodeMemory, ImageBuilder, ImageError, TrapCode};
+
+use crate::support::{assert_error, built, small, trap_bytes, with_tables, words};
+
+#[test]
+fn trap_sites_out_of_order_twice_or_outside_are_refused_by_the_builder() {
+    let unreachable = TrapCode::Unreachable;
+    let sites =
+        |a: u32, b: u32| ImageBuilder::new().text([0x90; 16]).trap(a, unreachable).trap(b, unreachable).finish();
+    assert!(sites(0, 15).is_ok());
+    assert_error!(sites(9, 4), Err(ImageError::TrapsOutOfOrder { previous: 9, offset: 4 }));
+    assert_error!(sites(4, 4), Err(ImageError::TrapsOutOfOrder { previous: 4, offset: 4 }));
+    assert_error!(sites(4, 16), Err(ImageError::TrapOutsideText { offset: 16, text_len: 16 }));
+}
+
+#[test]
+fn trap_sites_out_of_order_twice_outside_or_of_no_meaning_are_refused_by_the_parser() {
+    let table = |offsets: &[u32], codes: &[u8]| {
+        let file = with_tables(&trap_bytes(offsets, codes), &words(&[0]), None);
+        CodeMemory::parse(&file)
+    };
+    assert!(table(&[0, 15], &[1, 255]).is_ok());
+    assert_error!(table(&[9, 4], &[1, 1]), Err(ImageError::TrapsOutOfOrder { previous: 9, offset: 4 }));
+    assert_error!(table(&[4, 4], &[1, 1]), Err(ImageError::TrapsOutOfOrder { previous: 4, offset: 4 }));
+    assert_error!(table(&[4, 16], &[1, 1]), Err(ImageError::TrapOutsideText { offset: 16, .. }));
+    assert_error!(table(&[4], &[63]), Err(ImageError::UnknownTrapCode { offset: 4, code: 63 }));
+    assert_error!(table(&[4, 5], &[1]), Err(ImageError::TableLength { .. }));
+    assert_error!(table(&[4], &[1, 1]), Err(ImageError::TableLength { .. }));
+}
+
+#[test]
+fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_builder() {
+    let functions = |a: Range<u32>, b: Range<u32>| {
+        ImageBuilder::new().text([0x90; 16]).function(a, None).function(b, None).finish()
+    };
+    assert!(functions(0..4, 4..16).is_ok());
+    assert_error!(functions(8..12, 0..4), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(functions(0..4, 0..4), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(functions(0..5, 4..8), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(functions(0..4, 4..4), Err(ImageError::FunctionEmpty { start: 4 }));
+    #[expect(clippy::reversed_empty_ranges)]
+    let inverted = 9..4;
+    assert_error!(functions(0..4, inverted), Err(ImageError::FunctionEmpty { start: 9 }));
+    assert_error!(functions(0..4, 4..17), Err(ImageError::FunctionOutsideText { start: 4, len: 13, .. }));
+    assert_error!(functions(0..4, 20..24), Err(ImageError::FunctionOutsideText { .. }));
+}
+
+#[test]
+fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_parser() {
+    let table = |starts: [u32; 2], lens: [u32; 2]| {
+        let bytes = words(&[2, starts[0], starts[1], lens[0], lens[1]]);
+        CodeMemory::parse(&with_tables(&words(&[0]), &bytes, None))
+    };
+    assert!(table([0, 4], [4, 12]).is_ok());
+    assert_error!(table([8, 0], [4, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(table([0, 0], [4, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(table([0, 4], [5, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(table([0, 4], [4, 0]), Err(ImageError::FunctionEmpty { start: 4 }));
+    assert_error!(table([0, 4], [4, 13]), Err(ImageError::FunctionOutsideText { .. }));
+    assert_error!(table([0, 4], [4, u32::MAX]), Err(ImageError::FunctionOutsideText { .. }));
+    assert_error!(table([0, u32::MAX], [4, 1]), Err(ImageError::FunctionOutsideText { .. }));
+}
+
+#[test]
+fn names_that_are_not_utf8_or_out_of_bounds_are_refused() {
+    let names = |ends: [u32; 2], text: &[u8]| {
+        let functions = words(&[2, 0, 4, 4, 4]);
+        let mut names = words(&[2, ends[0], ends[1]]);
+        names.extend(text);
+        CodeMemory::parse(&with_tables(&words(&[0]), &functions, Some(&names)))
+    };
+    let named = names([1, 3], "aé".as_bytes()).unwrap();
+    assert_eq!(named.functions().get(1).unwrap().name(), Some("é"));
+    assert_error!(names([1, 3], b"a\xff\xff"), Err(ImageError::BadName { index: None }));
+    assert_error!(names([2, 3], "aé".as_bytes()), Err(ImageError::BadName { index: Some(0) }));
+    assert_error!(names([3, 1], b"abc"), Err(ImageError::BadName { index: Some(1) }));
+    assert_error!(names([1, 4], b"abc"), Err(ImageError::BadName { index: Some(1) }));
+    assert_error!(names([1, u32::MAX], b"abc"), Err(ImageError::BadName { index: Some(1) }));
+    assert_error!(names([1, 2], b"abc"), Err(ImageError::TableLength { .. }));
+}
+
+#[test]
+fn settings_that_no_image_can_have_are_refused_by_the_builder() {
+    for align in [0, 3, ImageBuilder::MAX_TEXT_ALIGN * 2, u64::MAX] {
+        assert_error!(small().text_align(align).finish(), Err(ImageError::BadAlignment { .. }));
+    }
+    for name in ["", "a b", "a\0", "é", &"x".repeat(241)] {
+        assert_error!(small().section(name, []).finish(), Err(ImageError::BadSectionName { .. }));
+    }
+    let longest = "x".repeat(240);
+    let file = built(small().section(&longest, *b"yes"));
+    let loaded = CodeMemory::parse_verified(&file).unwrap();
+    assert_eq!(loaded.section(&longest), Some(b"yes".as_slice()));
+    assert_error!(small().section("types", []).finish(), Err(ImageError::DuplicateSection { .. }));
+}
