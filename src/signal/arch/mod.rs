@@ -1,0 +1,9 @@
+//! What depends on the processor: reading and redirecting an interrupted context, entering and leaving guest code.
+//!
+//! Each target has one file with the same five items: `frame`, `redirect`, `enter`, `land` (reached through the first
+//! two) and `unwind_to`.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64_linux;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86_64_linux::{enter, frame, redirect, unwind_to};

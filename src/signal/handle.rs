@@ -1,0 +1,106 @@
+//! The decision: is this signal a trap of registered code? Read the rules in the module's documentation first.
+
+use super::activation;
+use super::arch;
+use super::trap::{Trap, TrapSite};
+use crate::TrapCode;
+use crate::code::lookup_code;
+use std::ffi::{c_int, c_void};
+
+/// For embedders who own the handlers: catches the trap, if this signal is one.
+///
+/// `true`: it was a trap, and the context now continues in [`catch_trap`](super::catch_trap). The handler must return
+/// without touching the context again. `false`: nothing was changed; the signal is the embedder's.
+///
+/// The handler must be installed with `SA_SIGINFO` and `SA_ONSTACK`, and must not call this while it holds anything
+/// that `catch_trap`'s return would not release.
+///
+/// # Safety
+///
+/// Called from a signal handler with exactly the three arguments that the kernel passed it, on the thread that was
+/// interrupted. The handler returns to the kernel afterwards.
+///
+/// # Signal safety
+///
+/// Safe: no lock, no allocation, no system call, no panic. Thread-local state is touched only if the interrupted pc is
+/// registered code that trapped.
+///
+/// # Examples
+///
+/// ```
+/// use std::ffi::{c_int, c_void};
+///
+/// unsafe extern "C" fn on_fault(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+///     // SAFETY: the kernel's own arguments.
+///     if unsafe { trapline::signal::handle_signal(signum, info, context) } {
+///         return;
+///     }
+///     // Not a trap: a crash reporter, or the previous handler.
+/// }
+/// # let _ = on_fault;
+/// ```
+pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
+    // SAFETY: the caller passes the kernel's arguments.
+    if !unsafe { is_fault(signum, info) } {
+        return false;
+    }
+    // SAFETY: as above.
+    let frame = unsafe { arch::frame(context) };
+    let Some((trap_code, site)) = lookup_code(frame.pc, |found| {
+        let text_offset = found.offset();
+        let site = TrapSite { pc: frame.pc, text_offset, id: found.id() };
+        (found.payload().trap_code(text_offset), site)
+    }) else {
+        return false;
+    };
+    // Only a stack overflow can be ours without a trap site, and it is a SIGSEGV.
+    if trap_code.is_none() && signum != libc::SIGSEGV {
+        return false;
+    }
+    let Some(activation) = activation::current() else {
+        return false;
+    };
+    // SAFETY: the kernel's arguments.
+    let fault_address = unsafe { fault_address(signum, info) };
+    let code = match (trap_code, fault_address) {
+        (Some(code), _) => code,
+        (None, Some(address)) if activation.guard().contains(address) => TrapCode::StackOverflow,
+        (None, _) => return false,
+    };
+    let trap = Trap { code, site: Some(site), fault_address, frame: Some(frame) };
+    let Some(sp) = activation.record(trap) else {
+        return false;
+    };
+    // SAFETY: the kernel's context; `sp` is of the innermost `enter` of this thread, which is below the trap.
+    unsafe { arch::redirect(context, sp) };
+    true
+}
+
+/// Whether the interrupted instruction itself caused this signal, one of our four.
+///
+/// # Safety
+///
+/// `info` is what the kernel passed to the handler.
+pub(super) unsafe fn is_fault(signum: c_int, info: *const libc::siginfo_t) -> bool {
+    // SAFETY: the caller's.
+    let code = unsafe { (*info).si_code };
+    match signum {
+        // Broken memory found in passing, reported to whoever runs.
+        libc::SIGBUS => code > 0 && code != libc::BUS_MCEERR_AO,
+        libc::SIGSEGV | libc::SIGILL | libc::SIGFPE => code > 0,
+        _ => false,
+    }
+}
+
+/// # Safety
+///
+/// As for [`is_fault`], and it said yes.
+unsafe fn fault_address(signum: c_int, info: *const libc::siginfo_t) -> Option<usize> {
+    // The kernel's name for "the processor gave no address": the field is zero then.
+    const SI_KERNEL: c_int = 0x80;
+    if signum != libc::SIGSEGV && signum != libc::SIGBUS {
+        return None;
+    }
+    // SAFETY: both signals carry an address.
+    unsafe { ((*info).si_code != SI_KERNEL).then(|| (*info).si_addr().addr()) }
+}

@@ -1,0 +1,92 @@
+//! Catching hardware traps of registered machine code (Linux x86-64).
+//!
+//! Generated code lets the processor do its checks: a load outside the memory faults on a guard page, a division by
+//! zero raises `#DE`, unreachable code is `ud2`. This module turns the signals these become into an `Err` of the call
+//! that entered the code.
+//!
+//! ```
+//! use std::{ffi::c_void, ptr, sync::Arc};
+//! use trapline::signal::{Signals, catch_trap, install};
+//! use trapline::{CodeMemory, ImageBuilder, TrapCode, register_code};
+//!
+//! let mut image = ImageBuilder::new();
+//! image.text(&[0x0f, 0x0b]); // ud2
+//! image.trap(0, TrapCode::Unreachable);
+//! let memory = Arc::new(CodeMemory::parse(&image.finish()?)?.publish()?);
+//! let _registration = register_code(memory.clone())?;
+//!
+//! // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
+//! let function: unsafe extern "C" fn(*mut c_void) =
+//!     unsafe { std::mem::transmute(memory.text_range().start) };
+//! // SAFETY: nothing else in this program relies on these signals.
+//! unsafe { install(Signals::all())? };
+//! // SAFETY: the function skips no frame but its own.
+//! let trap = unsafe { catch_trap(function, ptr::null_mut()) }.unwrap_err();
+//! assert_eq!(trap.code, TrapCode::Unreachable);
+//! assert_eq!(trap.site.unwrap().text_offset, 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What must be known before using it
+//!
+//! - **Frames between the trap and [`catch_trap`] vanish; nothing of them runs, no destructor either.** Only frames
+//!   of generated code may be skipped. [`raise`] skips the host function it is called from as well: that function must
+//!   have dropped everything it owns.
+//! - The function passed to `catch_trap` must not unwind out of it.
+//! - A thread gets an alternate signal stack at its first entry ([`prepare_thread`]): a stack overflow leaves no room
+//!   for a handler. One that it already has is kept if it is large enough.
+//! - Unregistering code hides it from lookups: its traps are no longer caught. It stops no thread that executes it.
+//! - Control-flow enforcement with shadow stacks (Intel CET, off unless the whole program opts in) is not supported:
+//!   the skipped frames' return addresses would stay on the shadow stack.
+//!
+//! # How a trap is caught
+//!
+//! `catch_trap` puts an *activation* on its stack, links it to the thread's previous one (guest calls host calls
+//! guest) and calls an assembly entry that saves what the calling convention promises to preserve, and its stack
+//! pointer in the activation. The handler decides in this order:
+//!
+//! 1. A signal that somebody *sent* (`si_code <= 0`) is no trap.
+//! 2. **Registry first.** The interrupted pc is looked up: no lock, no allocation, no thread-local state. If it is not
+//!    registered, the signal belongs to the previous handler. A thread that never ran guest code ends here, wherever
+//!    it was interrupted, be it inside `malloc` or half created.
+//! 3. **Thread-local last.** The pc is a trap site, or the signal a `SIGSEGV` at registered code: the thread is
+//!    executing guest code, so touching its activation interrupts nothing. No activation: the previous handler.
+//! 4. A fault that is not at a trap site is still ours if it hit the guard of the thread's stack, as recorded in the
+//!    activation: a stack overflow. Everything else at registered code is a bug in that code: the previous handler.
+//!
+//! For a trap the handler writes what it knows to the activation, points the interrupted context at the landing beside
+//! the entry, and *returns*. The kernel then leaves the alternate stack and restores the signal mask, as after any
+//! handler: nothing has to be undone, and no `longjmp` is involved. The landing restores the saved registers and
+//! returns from the entry once more, with a different result.
+//!
+//! # Rules for handler code (`handle.rs`, `chain.rs`, `arch/`)
+//!
+//! 1. No allocation, no lock, no lazily initialised state, nothing that can panic: no indexing, no overflowing
+//!    arithmetic, no `unwrap`.
+//! 2. No thread-local before the registry said yes. (`errno`, which the C library keeps in memory allocated with the
+//!    thread, is touched when a signal is passed on.)
+//! 3. System calls only to pass a signal on.
+//! 4. Nothing holds the registry's gate when the handler returns: answers are copied out of the closure.
+
+#![cfg(all(
+    target_os = "linux",
+    target_arch = "x86_64",
+    target_pointer_width = "64",
+    // The models have no process-wide registry: loom's atomics cannot be made at compile time.
+    not(loom)
+))]
+
+mod activation;
+mod alt_stack;
+mod arch;
+mod chain;
+mod handle;
+mod install;
+mod stack_guard;
+mod trap;
+
+pub use activation::{catch_trap, raise};
+pub use alt_stack::prepare_thread;
+pub use handle::handle_signal;
+pub use install::{Signals, install};
+pub use trap::{Trap, TrapSite};
