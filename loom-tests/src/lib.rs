@@ -1,0 +1,101 @@
+//! What the models share. The models are in `tests/`; they are empty without `--cfg loom`.
+#![cfg(loom)]
+
+use loom::cell::UnsafeCell;
+use std::sync::Arc as StdArc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use trapline::CodeRegistry;
+
+pub use loom::sync::Arc;
+pub use loom::thread::spawn;
+
+/// A payload whose life loom watches: a use that nothing orders before the drop fails the model.
+pub struct Code {
+    number: usize,
+    mapped: UnsafeCell<bool>,
+    dropped: StdArc<AtomicUsize>,
+}
+
+// SAFETY: loom checks the accesses to the cell.
+unsafe impl Send for Code {}
+// SAFETY: as above.
+unsafe impl Sync for Code {}
+
+impl Code {
+    /// Uses the code, and returns its number.
+    pub fn run(&self) -> usize {
+        // SAFETY: loom checks that no write is concurrent.
+        assert!(self.mapped.with(|mapped| unsafe { *mapped }), "code was used after it was unmapped");
+        self.number
+    }
+}
+
+impl Drop for Code {
+    fn drop(&mut self) {
+        // SAFETY: loom checks that no access is concurrent.
+        self.mapped.with_mut(|mapped| unsafe { *mapped = false });
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How many codes a model made, and how many were dropped.
+#[derive(Clone, Default)]
+pub struct Census {
+    made: StdArc<AtomicUsize>,
+    dropped: StdArc<AtomicUsize>,
+}
+
+impl Census {
+    /// A new code.
+    pub fn code(&self, number: usize) -> StdArc<Code> {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        StdArc::new(Code { number, mapped: UnsafeCell::new(true), dropped: self.dropped.clone() })
+    }
+
+    /// How many were dropped so far.
+    pub fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Nothing leaked.
+    pub fn assert_all_dropped(&self) {
+        assert_eq!(self.dropped(), self.made.load(Ordering::Relaxed), "code leaked");
+    }
+}
+
+/// The registry of a model.
+pub type Registry = CodeRegistry<Code>;
+
+/// A handler on a thread of its own: looks `pc` up, and runs what it finds.
+pub fn reader(registry: &Arc<Registry>, stripe: usize, pc: usize) -> loom::thread::JoinHandle<Option<usize>> {
+    let registry = registry.clone();
+    spawn(move || {
+        trapline::model::use_stripe(stripe);
+        registry.with(pc, |found| found.payload().run())
+    })
+}
+
+/// Runs `f`, which has one thread, once: for what does not depend on the interleaving.
+pub fn sequential(f: impl Fn(&Census) + Send + Sync + 'static) {
+    model(0, f);
+}
+
+/// Runs `f` in every interleaving that takes at most so many preemptions (`LOOM_MAX_PREEMPTIONS` overrides it), and
+/// says how many there were.
+pub fn model(preemptions: usize, f: impl Fn(&Census) + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 100_000;
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    let bound = builder.preemption_bound;
+    let executions = StdArc::new(AtomicUsize::new(0));
+    let counted = executions.clone();
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        trapline::model::begin();
+        let census = Census::default();
+        f(&census);
+        census.assert_all_dropped();
+    });
+    let name = std::thread::current().name().unwrap_or("model").to_owned();
+    println!("{name}: {} executions, at most {bound:?} preemptions", executions.load(Ordering::Relaxed));
+}

@@ -1,0 +1,241 @@
+//! Handlers against writers: what is found is right and alive, whatever the interleaving.
+#![cfg(loom)]
+
+use loom_tests::{Arc, Registry, model, reader, spawn};
+use trapline::model::use_stripe;
+
+#[test]
+fn reader_against_publication() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        registry.register(0..10, census.code(1)).unwrap().leak();
+        let reader = reader(&registry, 0, 15);
+        registry.register(10..20, census.code(2)).unwrap().leak();
+        assert!([None, Some(2)].contains(&reader.join().unwrap()));
+    });
+}
+
+#[test]
+fn reader_against_first_publication_ever() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let reader = reader(&registry, 0, 5);
+        registry.register(0..10, census.code(1)).unwrap().leak();
+        assert!([None, Some(1)].contains(&reader.join().unwrap()));
+    });
+}
+
+#[test]
+fn reader_against_unregister_and_free() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let reader = reader(&registry, 0, 5);
+        registry.unregister(id).unwrap();
+        registry.reclaim();
+        assert!([None, Some(1)].contains(&reader.join().unwrap()));
+        registry.reclaim();
+        assert_eq!(census.dropped(), 1);
+    });
+}
+
+#[test]
+fn reader_against_a_range_that_stays_while_its_neighbour_goes() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        registry.register(0..10, census.code(1)).unwrap().leak();
+        let id = registry.register(10..20, census.code(2)).unwrap().leak().unwrap();
+        let reader = reader(&registry, 0, 5);
+        registry.unregister(id).unwrap();
+        assert_eq!(reader.join().unwrap(), Some(1));
+    });
+}
+
+#[test]
+fn two_readers_on_one_counter() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let readers = [reader(&registry, 0, 5), reader(&registry, 0, 5)];
+        registry.unregister(id).unwrap();
+        registry.reclaim();
+        for reader in readers {
+            assert!([None, Some(1)].contains(&reader.join().unwrap()));
+        }
+    });
+}
+
+#[test]
+fn two_readers_on_two_stripes() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let readers = [reader(&registry, 0, 5), reader(&registry, 1, 5)];
+        registry.unregister(id).unwrap();
+        registry.reclaim();
+        for reader in readers {
+            assert!([None, Some(1)].contains(&reader.join().unwrap()));
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_left_is_remembered_by_the_one_that_came_after() {
+    model(5, |census| {
+        // The writer may see only the second reader's value of the counter: the release sequence has to carry the
+        // first one's accesses.
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let first = reader(&registry, 0, 5);
+        let second = {
+            let registry = registry.clone();
+            spawn(move || {
+                registry.with(5, |_| ());
+                registry.with(5, |_| ());
+            })
+        };
+        registry.unregister(id).unwrap();
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
+/// A handler that interrupts a handler's lookup, on its own stack or on another one.
+fn nested(inner_stripe: usize) {
+    model(5, move |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let nested = {
+            let registry = registry.clone();
+            spawn(move || {
+                registry.with(5, |outer| {
+                    use_stripe(inner_stripe);
+                    let inner = registry.with(5, |inner| inner.payload().run());
+                    assert!([None, Some(1)].contains(&inner));
+                    // Still alive after the inner one left.
+                    assert_eq!(outer.payload().run(), 1);
+                })
+            })
+        };
+        registry.unregister(id).unwrap();
+        registry.reclaim();
+        nested.join().unwrap();
+    });
+}
+
+#[test]
+fn nested_reader_on_the_same_stripe() {
+    nested(0);
+}
+
+#[test]
+fn nested_reader_on_another_stripe() {
+    nested(1);
+}
+
+#[test]
+fn two_writers_and_a_reader() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let reader = reader(&registry, 0, 5);
+        let writer = {
+            let (registry, code) = (registry.clone(), census.code(2));
+            spawn(move || {
+                registry.register(10..20, code).unwrap().leak();
+            })
+        };
+        registry.unregister(id).unwrap();
+        assert!([None, Some(1)].contains(&reader.join().unwrap()));
+        writer.join().unwrap();
+        assert_eq!(registry.with(15, |found| found.payload().run()), Some(2));
+    });
+}
+
+#[test]
+fn two_writers_remove_one_id() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let other = {
+            let registry = registry.clone();
+            spawn(move || registry.unregister(id).is_ok())
+        };
+        let mine = registry.unregister(id).is_ok();
+        assert!(mine ^ other.join().unwrap());
+    });
+}
+
+#[test]
+fn first_registrations_by_two_threads() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let other = {
+            let (registry, code) = (registry.clone(), census.code(2));
+            spawn(move || {
+                registry.register(10..20, code).unwrap().leak();
+            })
+        };
+        registry.register(0..10, census.code(1)).unwrap().leak();
+        other.join().unwrap();
+        for (pc, number) in [(5, 1), (15, 2)] {
+            assert_eq!(registry.with(pc, |found| found.payload().run()), Some(number));
+        }
+    });
+}
+
+#[test]
+fn who_registered_finds_it_and_so_does_who_was_told() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let other = {
+            let (registry, code) = (registry.clone(), census.code(1));
+            spawn(move || {
+                registry.register(0..10, code).unwrap().leak();
+                assert_eq!(registry.with(5, |found| found.payload().run()), Some(1));
+            })
+        };
+        other.join().unwrap();
+        assert_eq!(registry.with(5, |found| found.payload().run()), Some(1));
+    });
+}
+
+#[test]
+fn a_batch_is_seen_as_a_whole() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let both = {
+            let registry = registry.clone();
+            spawn(move || {
+                let first = registry.with(5, |found| found.payload().run());
+                let second = registry.with(15, |found| found.payload().run());
+                // The second lookup begins later: it may see more, never less.
+                assert!(first.is_none() || second.is_some());
+            })
+        };
+        for registration in registry.register_all([(0..10, census.code(1)), (10..20, census.code(2))]).unwrap() {
+            registration.leak();
+        }
+        both.join().unwrap();
+    });
+}
+
+#[test]
+fn late_reader_with_an_old_phase() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        // Readers that stay over one write each make the writer flip the phase; the late one may have read any.
+        let stays = registry.enter();
+        let late = reader(&registry, 0, 5);
+        registry.unregister(id).unwrap();
+        let stays_too = registry.enter();
+        drop(stays);
+        let id = registry.register(0..10, census.code(2)).unwrap().leak().unwrap();
+        drop(stays_too);
+        registry.unregister(id).unwrap();
+        late.join().unwrap();
+        registry.reclaim();
+        assert_eq!(census.dropped(), 2);
+    });
+}

@@ -1,0 +1,132 @@
+//! Everything that is retired is freed, within the documented number of writer calls.
+#![cfg(loom)]
+
+use loom_tests::{Arc, Registry, model, reader, spawn};
+
+#[test]
+fn one_reclaim_frees_everything_once_readers_are_gone() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let readers = [reader(&registry, 0, 5), reader(&registry, 1, 5)];
+        registry.unregister(id).unwrap();
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        registry.reclaim();
+        assert_eq!(registry.stats().retired_nodes, 0);
+        assert_eq!(census.dropped(), 1);
+    });
+}
+
+#[test]
+fn two_more_writes_free_everything_once_readers_are_gone() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let reader = reader(&registry, 0, 5);
+        registry.unregister(id).unwrap();
+        reader.join().unwrap();
+        // A model collects whenever there is more garbage than the last collection left.
+        let id = registry.register(0..10, census.code(2)).unwrap().leak().unwrap();
+        registry.unregister(id).unwrap();
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (2, 0));
+    });
+}
+
+/// Readers that overlap without end, each leaving only after the next came in, over `writes` writes each.
+fn endless_traffic(writes: usize, stripes: usize, bound: usize) {
+    loom_tests::sequential(move |census| {
+        let registry = Registry::new();
+        let mut inside: Vec<_> = (0..stripes)
+            .map(|stripe| {
+                trapline::model::use_stripe(stripe);
+                registry.enter()
+            })
+            .collect();
+        let mut worst = 0;
+        for i in 0..24 {
+            let id = registry.register(0..10, census.code(i)).unwrap().leak().unwrap();
+            registry.unregister(id).unwrap();
+            worst = worst.max(registry.stats().retired_ranges);
+            if i % writes == 0 {
+                for (stripe, reader) in inside.iter_mut().enumerate() {
+                    trapline::model::use_stripe(stripe);
+                    *reader = registry.enter();
+                }
+            }
+        }
+        println!("at most {worst} ranges were waiting");
+        assert!(worst <= bound, "{worst} ranges waiting under endless traffic");
+        drop(inside);
+    });
+}
+
+#[test]
+fn endless_traffic_holds_up_two_generations() {
+    endless_traffic(1, 1, 3);
+}
+
+#[test]
+fn endless_traffic_of_slow_readers_holds_up_what_they_span() {
+    endless_traffic(3, 1, 9);
+}
+
+#[test]
+fn endless_traffic_on_all_stripes_holds_up_two_generations() {
+    endless_traffic(1, 2, 3);
+}
+
+#[test]
+fn a_reader_that_never_leaves_costs_memory_and_nothing_else() {
+    loom_tests::sequential(|census| {
+        let registry = Registry::new();
+        let stuck = registry.enter();
+        for i in 0..6 {
+            let id = registry.register(0..10, census.code(i)).unwrap().leak().unwrap();
+            registry.unregister(id).unwrap();
+        }
+        registry.reclaim();
+        assert_eq!((census.dropped(), registry.stats().retired_ranges), (0, 6));
+        drop(stuck);
+        registry.reclaim();
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (6, 0));
+    });
+}
+
+#[test]
+fn traffic_hand_over_hand_beside_a_writer() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let traffic = {
+            let registry = registry.clone();
+            spawn(move || {
+                let first = registry.enter();
+                let second = registry.enter();
+                drop(first);
+                registry.with(5, |found| found.payload().run());
+                drop(second);
+            })
+        };
+        registry.unregister(id).unwrap();
+        traffic.join().unwrap();
+        registry.reclaim();
+        assert_eq!(census.dropped(), 1);
+    });
+}
+
+#[test]
+fn a_registry_drops_with_garbage_pending() {
+    model(5, |census| {
+        let registry = Registry::new();
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        registry.register(10..20, census.code(2)).unwrap().leak();
+        let stuck = registry.enter();
+        registry.unregister(id).unwrap();
+        assert_eq!(census.dropped(), 0);
+        drop(stuck);
+        drop(registry);
+        assert_eq!(census.dropped(), 2);
+    });
+}
