@@ -1,0 +1,304 @@
+//! When there is no memory: registering fails and changes nothing, removing succeeds all the same (P7).
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ops::Range;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use trapline::{CodeId, CodeRegistry, RegisterError};
+
+/// Fails when the thread that asks has used up what it was allowed.
+struct Scarce;
+
+thread_local! {
+    /// How many allocations are left; negative: any number.
+    static LEFT: Cell<isize> = const { Cell::new(-1) };
+    /// Bytes allocated less bytes freed on this thread.
+    static BYTES: Cell<isize> = const { Cell::new(0) };
+}
+
+/// How many allocations were refused.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+fn allowed() -> bool {
+    LEFT.with(|left| match left.get() {
+        0 => {
+            REFUSED.fetch_add(1, Ordering::Relaxed);
+            false
+        }
+        n => {
+            left.set(if n > 0 { n - 1 } else { n });
+            true
+        }
+    })
+}
+
+fn count(bytes: isize) {
+    BYTES.with(|b| b.set(b.get() + bytes));
+}
+
+// SAFETY: the system's allocator, which now and then has nothing.
+unsafe impl GlobalAlloc for Scarce {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !allowed() {
+            return ptr::null_mut();
+        }
+        count(layout.size() as isize);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Scarce = Scarce;
+
+/// Runs `f` with so many allocations allowed. `f` must not unwind.
+fn with_allocations<R>(allocations: usize, f: impl FnOnce() -> R) -> R {
+    LEFT.with(|left| left.set(allocations as isize));
+    let result = f();
+    LEFT.with(|left| left.set(-1));
+    result
+}
+
+static ALIVE: AtomicIsize = AtomicIsize::new(0);
+
+/// Counts itself while it is alive.
+struct Payload {
+    number: usize,
+    alive: &'static AtomicIsize,
+}
+
+impl Payload {
+    fn new(number: usize, alive: &'static AtomicIsize) -> Arc<Self> {
+        alive.fetch_add(1, Ordering::SeqCst);
+        Arc::new(Self { number, alive })
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn page(i: usize) -> Range<usize> {
+    0x10_0000 + i * 0x1000..0x10_0800 + i * 0x1000
+}
+
+fn contents(registry: &CodeRegistry<Payload>) -> Vec<(Range<usize>, CodeId, usize)> {
+    let snapshot = registry.snapshot();
+    assert_eq!(snapshot.len(), registry.stats().live_ranges);
+    snapshot.iter().map(|found| (found.range(), found.id(), found.payload().number)).collect()
+}
+
+/// What aborts without memory, and is documented to: the first registration, the thread's first use of arc-swap.
+fn prepared(ranges: usize, alive: &'static AtomicIsize) -> CodeRegistry<Payload> {
+    let registry = CodeRegistry::new();
+    drop(registry.register(page(0), Payload::new(0, alive)).unwrap());
+    let all = registry.register_all((0..ranges).map(|i| (page(2 * i), Payload::new(i, alive)))).unwrap();
+    all.into_iter().for_each(|registration| {
+        registration.leak();
+    });
+    drop(registry.snapshot());
+    registry.reclaim();
+    registry
+}
+
+/// Registers what `ranges` says, with the k-th allocation failing for k = 1, 2, 3 and so on until none does; each time
+/// on a registry of its own with so many ranges.
+fn every_allocation_fails_once(standing: usize, ranges: &[Range<usize>], all_at_once: bool) -> usize {
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let bytes = || BYTES.with(Cell::get);
+    for k in 0.. {
+        let bytes_before = bytes();
+        let alive_before = ALIVE.load(Ordering::SeqCst);
+        let registry = prepared(standing, &ALIVE);
+        let before = contents(&registry);
+        let alive = ALIVE.load(Ordering::SeqCst);
+        let codes: Vec<_> = ranges.iter().map(|range| (range.clone(), Payload::new(7, &ALIVE))).collect();
+        let result = with_allocations(k, || {
+            if all_at_once {
+                registry.register_all(codes).map(|all| {
+                    all.into_iter().for_each(|registration| {
+                        registration.leak();
+                    })
+                })
+            } else {
+                let (range, code) = codes.into_iter().next().expect("a range");
+                registry.register(range, code).map(|registration| {
+                    registration.leak();
+                })
+            }
+        });
+        let done = match result {
+            Ok(()) => true,
+            Err(RegisterError::OutOfMemory { range }) => {
+                assert!(ranges.contains(&range), "{range:x?}");
+                assert_eq!(contents(&registry), before, "allocation {k} failed, and the registry is another");
+                assert_eq!(ALIVE.load(Ordering::SeqCst), alive, "allocation {k} failed, and payloads are left");
+                // It is not worse for it.
+                let again = registry.register(ranges[0].clone(), Payload::new(8, &ALIVE)).unwrap();
+                assert_eq!(registry.with(ranges[0].start, |found| found.payload().number), Some(8));
+                drop(again);
+                assert!(contents(&registry).iter().map(|c| &c.0).eq(before.iter().map(|c| &c.0)));
+                registry.reclaim();
+                assert_eq!(registry.stats().retired_nodes, 0);
+                false
+            }
+            Err(other) => panic!("{other}"),
+        };
+        if done {
+            assert_eq!(contents(&registry).len(), before.len() + ranges.len());
+        }
+        drop(before);
+        drop(registry);
+        assert_eq!(ALIVE.load(Ordering::SeqCst), alive_before, "payloads leaked");
+        if k > 0 {
+            assert_eq!(bytes(), bytes_before, "allocation {k} failed, and memory leaked");
+        }
+        if done {
+            return k;
+        }
+    }
+    unreachable!()
+}
+
+/// These count bytes and payloads of their own, but share what fails.
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn a_registration_that_finds_no_memory_changes_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // A new leaf, a full leaf that splits, a second level, a full inner node that splits, a long tree.
+    let mut failures = 0;
+    for standing in [0, 1, 63, 64, 65, 640, 64 * 48, 64 * 64, 64 * 64 + 1] {
+        for place in [1, standing | 1, 2 * standing + 1] {
+            failures += every_allocation_fails_once(standing, &[page(place)], false);
+        }
+    }
+    println!("{failures} failed allocations in registrations");
+    assert!(failures > 0, "nothing was refused, so nothing was shown");
+}
+
+#[test]
+fn a_batch_that_finds_no_memory_changes_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut failures = 0;
+    for (standing, batch) in [(0, 1), (0, 70), (64, 64), (64, 200), (300, 50)] {
+        let ranges: Vec<_> = (0..batch).map(|i| page(2 * i + 1)).collect();
+        failures += every_allocation_fails_once(standing, &ranges, true);
+    }
+    println!("{failures} failed allocations in batches");
+    assert!(failures > 50, "hardly anything was refused");
+}
+
+#[test]
+fn removals_without_any_memory_succeed_under_a_handler_that_stays() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for ranges in [1, 64, 65, 700, 5_000] {
+        let alive = &ALIVE;
+        let registry: Arc<CodeRegistry<Payload>> = Arc::new(prepared(ranges, alive));
+        let (leave, told) = channel::<()>();
+        let (inside, wait) = channel();
+        let theirs = registry.clone();
+        let parked = thread::spawn(move || {
+            let seen = theirs.with(page(0).start, |found| {
+                inside.send(()).unwrap();
+                told.recv().unwrap();
+                // Removed long ago; alive because we look at it.
+                (found.payload().number, found.payload().alive.load(Ordering::SeqCst) > 0)
+            });
+            assert_eq!(seen, Some((0, true)));
+        });
+        wait.recv().unwrap();
+
+        let ids: Vec<_> = contents(&registry).into_iter().map(|(range, id, _)| (range, id)).collect();
+        assert_eq!(ids.len(), ranges);
+        let refused = REFUSED.load(Ordering::SeqCst);
+        // From the middle outwards, so that leaves grow sparse in no particular order.
+        let mut left = ids.len();
+        for (n, i) in (0..ids.len()).map(|i| i * 7919 % ids.len()).enumerate() {
+            let (range, id) = &ids[i];
+            let removed = with_allocations(0, || registry.unregister(*id));
+            assert_eq!(removed, Ok(()), "removal {n}");
+            left -= 1;
+            assert!(registry.with(range.start, |_| ()).is_none(), "removal {n} is still found");
+            assert!(registry.with(range.end - 1, |_| ()).is_none());
+            assert_eq!(registry.stats().live_ranges, left);
+            let neighbour = &ids[(i + 1) % ids.len()];
+            let gone = (0..=n).any(|m| m * 7919 % ids.len() == (i + 1) % ids.len());
+            assert_eq!(registry.with(neighbour.0.start, |_| ()).is_none(), gone);
+            let again = with_allocations(0, || registry.unregister(*id));
+            assert!(again.is_err(), "removed twice");
+        }
+        assert_eq!(left, 0);
+        assert!(ranges < 100 || REFUSED.load(Ordering::SeqCst) > refused, "memory was never short");
+        println!(
+            "{ranges} ranges removed, {} allocations refused on the way, {} nodes wait",
+            REFUSED.load(Ordering::SeqCst) - refused,
+            registry.stats().retired_nodes
+        );
+        // Not even this may need memory.
+        with_allocations(0, || registry.reclaim());
+        assert_eq!(ALIVE.load(Ordering::SeqCst), ranges as isize, "nothing is freed under a handler");
+
+        leave.send(()).unwrap();
+        parked.join().unwrap();
+        registry.reclaim();
+        let stats = registry.stats();
+        assert_eq!((stats.live_ranges, stats.retired_ranges, stats.retired_nodes, stats.retired_bytes), (0, 0, 0, 0));
+        assert_eq!(stats.live_bytes, 0);
+        assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+        assert_eq!(contents(&registry), []);
+
+        // The same addresses again: nothing hidden is in the way.
+        let all = registry.register_all((0..ranges).map(|i| (page(2 * i), Payload::new(i, alive)))).unwrap();
+        assert_eq!(contents(&registry).len(), ranges);
+        drop(all);
+        registry.reclaim();
+        assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[test]
+fn ranges_removed_without_memory_make_way_for_new_ones_at_their_addresses() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let registry = prepared(200, &ALIVE);
+    // A snapshot holds up what is removed, so that no memory comes back.
+    let before = contents(&registry);
+    let mut held = Vec::new();
+    for (i, (_, id, _)) in before.iter().enumerate().filter(|(i, _)| i % 3 == 0) {
+        held.push(registry.snapshot());
+        assert_eq!(with_allocations(0, || registry.unregister(*id)), Ok(()));
+        assert!(registry.with(page(2 * i).start, |_| ()).is_none());
+    }
+    // Some stay registered, at the old addresses with old ids; some are new.
+    for i in (0..200).step_by(3) {
+        registry.register(page(2 * i), Payload::new(1_000 + i, &ALIVE)).unwrap().leak();
+    }
+    for (i, (range, id, number)) in before.iter().enumerate() {
+        let found = registry.with(range.start, |found| (found.id(), found.payload().number)).unwrap();
+        if i % 3 == 0 {
+            assert_eq!(found.1, 1_000 + i);
+            assert_ne!(found.0, *id);
+        } else {
+            assert_eq!(found, (*id, *number));
+        }
+    }
+    drop(held);
+    registry.reclaim();
+    assert_eq!(registry.stats().retired_nodes, 0);
+    assert_eq!(ALIVE.load(Ordering::SeqCst), 200);
+    drop(registry);
+    assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+}
