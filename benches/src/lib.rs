@@ -1,0 +1,30 @@
+//! trapline beside what one would use instead: the same work, in one process, turn by turn.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `cargo run --release -p benches --bin ratios` | prints the tables of ratios: lookup, write, bytes per range |
+//! | `cargo run --release -p benches --bin ratios lookup 1000 10000` | one table, for these numbers of ranges |
+//! | `cargo bench -p benches` | criterion: absolute times, and how they changed since the last run |
+//! | `valgrind --tool=callgrind --toggle-collect='*probe_*' target/release/probe with 1000` | instructions of lookups |
+//!
+//! # The work
+//!
+//! A [`World`](world::World) is 2n places 64 KiB apart, of which a random half is registered, in random order. The
+//! payload takes 96 bytes, so that it is never in the line of something else, and every lookup reads a field of it. Pcs
+//! are uniform over the live ranges.
+//!
+//! # The contenders
+//!
+//! Each gets its best form ([`contenders`]). `flat` is the limit: a sorted array that nothing protects and nobody can
+//! change. Its keys lie apart from the rest, which makes it faster than the array of triples that is measured as well.
+//!
+//! # How to read ratios
+//!
+//! A machine that others use too drifts by more than the contenders differ. So the contenders take turns, slice by
+//! slice, a ratio is taken within one turn, and the tables show its median over all turns, with the quartiles. Threads
+//! are pinned to processors, and turns in which two threads that share nothing slowed each other down are dropped.
+
+pub mod contenders;
+pub mod harness;
+pub mod probe;
+pub mod world;
