@@ -129,13 +129,23 @@ fn lookups_in_an_empty_registry_neither_allocate_nor_free() {
 #[test]
 fn the_global_lookups_neither_allocate_nor_free() {
     let _alone = fill();
+    let mut image = trapline::ImageBuilder::new();
+    image.text([0x90; 256]);
+    for offset in 0..64 {
+        image.trap(offset * 4, trapline::TrapCode::Unreachable);
+    }
+    let memory = trapline::CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    let text = memory.text_range();
+    let _registration = trapline::register_code(Arc::new(memory)).unwrap();
     let nothing = watched(|| {
-        for i in 0..1_000 {
-            let pc = start(i);
-            assert!(!trapline::is_trap_pc(pc));
-            assert!(trapline::lookup_trap_code(pc).is_none());
-            assert!(trapline::lookup_code(pc, |_| ()).is_none());
+        for pc in text.clone() {
+            let traps = (pc - text.start).is_multiple_of(4);
+            assert_eq!(trapline::is_trap_pc(pc), traps);
+            assert_eq!(trapline::lookup_trap_code(pc), traps.then_some(trapline::TrapCode::Unreachable));
+            assert_eq!(trapline::lookup_code(pc, |found| found.offset()), Some(pc - text.start));
         }
+        assert!(!trapline::is_trap_pc(text.end));
+        assert!(trapline::lookup_trap_code(text.start - 1).is_none());
     });
     assert_eq!(nothing, (0, 0));
 }
