@@ -9,7 +9,7 @@
 //!          ... reads what hangs off root ...
 //!          c.fetch_sub(1, Release)              the same c, never derived anew  GateLeave
 //!
-//! writer   current.swap(new, Release)           tick t: the old root is retired RootPublish
+//! writer   current.store(new, Release)          tick t: the old root is retired RootPublish
 //!          for each counter c:                                                  GateScan
 //!              if c.compare_exchange(0, 0, AcqRel, Relaxed) succeeds { quiet[c] = now }
 //!          what was retired at t may be freed once quiet[c] >= t for every c
@@ -19,16 +19,16 @@
 //!
 //! Reader and writer both read-modify-write the same counter, so their operations are totally ordered in its
 //! modification order, whatever the machine reorders elsewhere. Take the writer's successful exchange of a zero, after
-//! its swap at t, and any reader of that counter:
+//! its store at t, and any reader of that counter:
 //!
 //! - The reader's add comes later. It reads from the exchange, or from a read-modify-write after it, which continues
-//!   its release sequence: the add (Acquire) synchronises with the exchange (Release part), the swap happens before
+//!   its release sequence: the add (Acquire) synchronises with the exchange (Release part), the store happens before
 //!   the reader's load of the root, and the reader finds the new root.
 //! - The reader's add comes earlier. Since the counter was zero, its subtraction came earlier too, and the exchange
 //!   (Acquire part) reads from it or from a later link of its release sequence: all that the reader did happens before
 //!   what the writer does next, which may be a free.
 //!
-//! The counters need not be zero together: each has to be *seen* at zero once after the swap. A plain load in the scan
+//! The counters need not be zero together: each has to be *seen* at zero once after the store. A plain load in the scan
 //! would not do (it is not in the modification order), and on x86-64 no stress test could tell: the models can.
 //!
 //! # Liveness
@@ -114,8 +114,8 @@ impl Gate {
 
     /// Publishes `root`.
     pub(crate) fn publish(&self, root: *mut Node) {
-        // A swap, so that the root stays in the release sequence of every writer before.
-        self.current.swap(root, ordering(Site::RootPublish));
+        // A store is enough: writers take turns under their lock, and the counters do the rest.
+        self.current.store(root, ordering(Site::RootPublish));
     }
 
     /// The writer's look at one counter: whether nobody is inside. Never waits.

@@ -96,8 +96,9 @@ use writer::{Freed, Published, Writer};
 /// holds up what is retired while it does.
 ///
 /// Failed allocations that grow with the registry are errors. Some of fixed size abort the process, as everywhere in
-/// Rust: the shared state of the first registration (`Arc::new`), what arc-swap sets up the first time a thread writes or takes a snapshot, and once [`pin`](Self::pin) is used, crossbeam-epoch's bags and
-/// its record of each thread. Removals take no memory but these last two.
+/// Rust: the shared state of the first registration (`Arc::new`), what arc-swap sets up the first time a thread writes
+/// or takes a snapshot, and once [`pin`](Self::pin) is used, crossbeam-epoch's bags and its record of each thread. A
+/// removal takes no memory but these last two.
 ///
 /// # Fork
 ///
@@ -311,7 +312,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         // Acquire pairs with the Release below.
         if !self.pinned.load(ordering(Site::PinnedLoad)) {
             // Writers look at `pinned` after they saw the gate quiet. Setting it inside the gate makes sure that a
-            // writer that does not see it yet has not seen the gate quiet since its swap either, or else that this
+            // writer that does not see it yet has not seen the gate quiet since it published either, or else that this
             // thread, and whoever sees it set, finds the new root.
             let _inside = self.gate.enter();
             self.pinned.store(true, ordering(Site::PinnedStore));

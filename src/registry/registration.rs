@@ -9,6 +9,8 @@ use core::fmt;
 /// sure that none is before you drop this and unmap the code. A payload that owns the mapping is safe from lookups in
 /// any case.
 ///
+/// Dropping it may panic as [`CodeRegistry::unregister`] may.
+///
 /// Of a `static` registry, this is a `Registration<'static, T>`.
 #[must_use = "dropping the registration unregisters the code"]
 pub struct Registration<'r, T: Send + Sync + 'static> {
