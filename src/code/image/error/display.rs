@@ -1,0 +1,125 @@
+//! What the errors say: what is wrong, where, and what to do about it.
+
+use std::fmt;
+
+use super::ImageError;
+use crate::code::image::{ImageBuilder, names};
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageError::NotElf => f.write_str("not an image: the file does not begin with an ELF header"),
+            ImageError::ForeignClass { found } => write!(
+                f,
+                "ELF class {found} at byte 4 of the file is not 64 bits (2); build the image for this machine"
+            ),
+            ImageError::ForeignEndianness { found, expected } => write!(
+                f,
+                "byte order {found} at byte 5 of the file is not this machine's ({expected}); build the image for this \
+                 machine"
+            ),
+            ImageError::ForeignMachine { found, expected } => write!(
+                f,
+                "machine {found} at byte 18 of the file is not this one ({expected}); build the image for this machine"
+            ),
+            ImageError::UnsupportedHost => f.write_str("there is no image format for this machine"),
+            ImageError::NotAnImage => write!(
+                f,
+                "an ELF file, but not an image: section {} is missing or does not begin with its magic bytes; make \
+                 images with ImageBuilder",
+                names::MARKER
+            ),
+            ImageError::UnsupportedVersion { found, supported } => write!(
+                f,
+                "image format version {found} in section {} is not {supported}, the one this library reads; build the \
+                 image again",
+                names::MARKER
+            ),
+            ImageError::NotRelocatable { found } => write!(
+                f,
+                "ELF type {found} at byte 16 of the file is not relocatable (1): a linker has changed the image; load \
+                 the file as it was built"
+            ),
+            ImageError::MalformedHeaders { what } => {
+                write!(f, "malformed ELF headers: {what}; the file is damaged or cut off")
+            }
+            ImageError::MissingSection { name } => {
+                write!(f, "section {name} is missing; the image was stripped or damaged")
+            }
+            ImageError::DuplicateSection { name } => {
+                write!(f, "section {name:?} exists more than once")
+            }
+            ImageError::SectionOutsideFile { name, offset, size, file_len } => write!(
+                f,
+                "section {name:?}, {size} bytes at byte {offset}, reaches past the end of the file ({file_len} bytes); \
+                 the file is damaged or cut off"
+            ),
+            ImageError::SectionsOverlap { first, second } => {
+                write!(f, "{first:?} and {second:?} share bytes of the file")
+            }
+            ImageError::SectionKind { name } => {
+                write!(f, "section {name:?} is compressed or has no bytes in the file; store it plainly")
+            }
+            ImageError::BadSectionName { name } => write!(
+                f,
+                "{name:?} cannot name a section: use 1 to {} of the characters A-Z a-z 0-9 _ - .",
+                names::MAX_LEN - names::USER.len()
+            ),
+            ImageError::TableLength { section, expected, found } => {
+                write!(f, "section {section} has {found} bytes, but its contents call for {expected}")
+            }
+            ImageError::TooManyEntries { section } => {
+                write!(f, "more entries than 32 bits can count in section {section}; split the image")
+            }
+            ImageError::TrapsOutOfOrder { previous, offset } if previous == offset => {
+                write!(f, "text offset {offset:#x} has two trap sites; give each instruction one")
+            }
+            ImageError::TrapsOutOfOrder { previous, offset } => write!(
+                f,
+                "trap site at text offset {offset:#x} is listed after the one at {previous:#x}; sort them by offset"
+            ),
+            ImageError::TrapOutsideText { offset, text_len } => {
+                write!(f, "trap site at text offset {offset:#x} is outside the text ({text_len:#x} bytes)")
+            }
+            ImageError::UnknownTrapCode { offset, code } => {
+                write!(f, "trap site at text offset {offset:#x} has code {code}, which has no meaning")
+            }
+            ImageError::FunctionEmpty { start } => {
+                write!(f, "function at text offset {start:#x} has no code or ends before it begins")
+            }
+            ImageError::FunctionsOutOfOrder { previous, range } => write!(
+                f,
+                "function at text offsets {:#x}..{:#x} is listed after {:#x}..{:#x} and does not lie behind it; sort \
+                 them, and let none overlap",
+                range.start, range.end, previous.start, previous.end
+            ),
+            ImageError::FunctionOutsideText { start, len, text_len } => write!(
+                f,
+                "function at text offset {start:#x}, {len:#x} bytes, ends outside the text ({text_len:#x} bytes)"
+            ),
+            ImageError::BadName { index: Some(index) } => {
+                write!(f, "section {} has no valid name for function {index}", names::NAMES)
+            }
+            ImageError::BadName { index: None } => {
+                write!(f, "section {} is not UTF-8", names::NAMES)
+            }
+            ImageError::BadAlignment { align } => {
+                write!(f, "text alignment {align} is not a power of two up to {}", ImageBuilder::MAX_TEXT_ALIGN)
+            }
+            ImageError::BadCheckSection => {
+                write!(f, "section {} holds no checksum; fetch the file again", names::CHECK)
+            }
+            ImageError::WrongLength { stored, found } => {
+                write!(f, "the file has {found} bytes, but had {stored} when it was made; fetch it again")
+            }
+            ImageError::WrongChecksum { stored, computed } => write!(
+                f,
+                "the file's checksum is {computed:#010x}, but was {stored:#010x} when it was made; fetch it again"
+            ),
+            ImageError::Encode { message } => {
+                write!(f, "the image cannot be written as ELF: {message}")
+            }
+            ImageError::Io(error) => write!(f, "the image could not be mapped: {error}"),
+        }
+    }
+}

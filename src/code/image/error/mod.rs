@@ -1,0 +1,196 @@
+//! Everything that can be wrong with an image.
+
+mod display;
+
+use std::io;
+use std::ops::Range;
+
+/// Why an image could not be built, read or loaded.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The bytes do not begin as an ELF file does.
+    NotElf,
+    /// An ELF file for addresses of another width. The byte is the header's class: 1 for 32 bits, 2 for 64.
+    ForeignClass {
+        /// The class found; 2 was expected.
+        found: u8,
+    },
+    /// An ELF file in the other byte order. The byte is the header's: 1 for little-endian, 2 for big-endian.
+    ForeignEndianness {
+        /// The byte order found.
+        found: u8,
+        /// The byte order of this machine.
+        expected: u8,
+    },
+    /// An ELF file for another machine. The numbers are those of the header's `e_machine`.
+    ForeignMachine {
+        /// The machine found.
+        found: u16,
+        /// This machine.
+        expected: u16,
+    },
+    /// There are no images for the machine that this program runs on.
+    UnsupportedHost,
+    /// An ELF file, but not an image of ours: it has no valid marker section.
+    NotAnImage,
+    /// An image in a format that this version of the crate does not know.
+    UnsupportedVersion {
+        /// The version found.
+        found: u32,
+        /// The version that this crate reads and writes.
+        supported: u32,
+    },
+    /// An image that was changed into another kind of ELF file. The number is the header's `e_type`; 1 was expected.
+    NotRelocatable {
+        /// The kind found.
+        found: u16,
+    },
+    /// The ELF headers contradict themselves or reach past the end of the file.
+    MalformedHeaders {
+        /// What was wrong.
+        what: &'static str,
+    },
+    /// A section that every image has is missing.
+    MissingSection {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A section that may exist once exists twice.
+    DuplicateSection {
+        /// Its name.
+        name: String,
+    },
+    /// A section lies partly or wholly behind the end of the file.
+    SectionOutsideFile {
+        /// Its name.
+        name: String,
+        /// Where it claims to begin, in bytes from the start of the file.
+        offset: u64,
+        /// How many bytes it claims to have.
+        size: u64,
+        /// How many bytes the file has.
+        file_len: usize,
+    },
+    /// Two parts of the file that must not share bytes do.
+    SectionsOverlap {
+        /// The one that begins first, or both at the same byte.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A section is compressed, or has no bytes in the file.
+    SectionKind {
+        /// Its name.
+        name: String,
+    },
+    /// A name for a section of the embedder's own is empty, too long, or has other characters than `A-Za-z0-9_-.`.
+    BadSectionName {
+        /// The name.
+        name: String,
+    },
+    /// A section is shorter or longer than what its first bytes say it holds.
+    TableLength {
+        /// Its name.
+        section: &'static str,
+        /// How many bytes it should have.
+        expected: u64,
+        /// How many it has.
+        found: u64,
+    },
+    /// A table has more entries than its format can count.
+    TooManyEntries {
+        /// The section it would be stored in.
+        section: &'static str,
+    },
+    /// A trap site does not lie behind the one listed before it.
+    TrapsOutOfOrder {
+        /// The offset of the site before.
+        previous: u32,
+        /// The offset that is not above it; equal if the site is listed twice.
+        offset: u32,
+    },
+    /// A trap site lies behind the end of the text.
+    TrapOutsideText {
+        /// Its offset.
+        offset: u32,
+        /// The length of the text, in bytes.
+        text_len: usize,
+    },
+    /// A trap site has a code without meaning.
+    UnknownTrapCode {
+        /// Its offset.
+        offset: u32,
+        /// The byte that is no [`TrapCode`](crate::TrapCode).
+        code: u8,
+    },
+    /// A function has no code, or ends before it begins.
+    FunctionEmpty {
+        /// Its offset.
+        start: u32,
+    },
+    /// A function does not lie behind the one listed before it.
+    FunctionsOutOfOrder {
+        /// The function before.
+        previous: Range<u32>,
+        /// The one that does not lie behind it.
+        range: Range<u32>,
+    },
+    /// A function ends behind the end of the text, or past the 32 bits that an offset has.
+    FunctionOutsideText {
+        /// Its offset.
+        start: u32,
+        /// Its length, in bytes.
+        len: u32,
+        /// The length of the text, in bytes.
+        text_len: usize,
+    },
+    /// Names of functions are not UTF-8 (`index` is `None`), or one's bounds are not those of a name.
+    BadName {
+        /// The function.
+        index: Option<usize>,
+    },
+    /// An alignment is no power of two, or above [`ImageBuilder::MAX_TEXT_ALIGN`](crate::ImageBuilder::MAX_TEXT_ALIGN).
+    BadAlignment {
+        /// The alignment, in bytes.
+        align: u64,
+    },
+    /// The section that holds the checksum has another length or another beginning than a checksum.
+    BadCheckSection,
+    /// The file is longer or shorter than when it was made.
+    WrongLength {
+        /// The length stored in the file, in bytes.
+        stored: u64,
+        /// The length it has.
+        found: u64,
+    },
+    /// The file's bytes are not those it was made with.
+    WrongChecksum {
+        /// The checksum stored in the file.
+        stored: u32,
+        /// The checksum of what is there.
+        computed: u32,
+    },
+    /// The object writer refused; a limit of ELF, such as a name table above 4 GiB.
+    Encode {
+        /// What it said.
+        message: String,
+    },
+    /// The operating system refused to map memory or the file.
+    Io(io::Error),
+}
+
+impl std::error::Error for ImageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ImageError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for ImageError {
+    fn from(error: io::Error) -> Self {
+        ImageError::Io(error)
+    }
+}
