@@ -1,6 +1,7 @@
 //! Which instructions of a text may trap, and why.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::image::{ImageError, names};
 use crate::handler::trap_code::TrapCode;
@@ -9,7 +10,8 @@ use crate::handler::traps as encoded;
 /// A sorted map from text offset to [`TrapCode`], in the bytes that an image stores.
 ///
 /// Five bytes a site. The bytes are searched as they are, so that loading a table is one check and one copy. What a
-/// value holds was checked when it was made: offsets strictly ascending and inside the text, codes known.
+/// value holds was checked when it was made: offsets strictly ascending and inside the text, codes known. Clones share
+/// the bytes.
 ///
 /// # Examples
 ///
@@ -25,7 +27,7 @@ use crate::handler::traps as encoded;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrapTable {
-    bytes: Box<[u8]>,
+    bytes: Arc<[u8]>,
 }
 
 impl TrapTable {
