@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 
-use super::function_table::{Function, FunctionTable};
+use super::compiled_functions::{CompiledFunctionsTable, Function};
 use super::image::{Image, ImageError, UserSections};
 use super::text::ExecutableText;
 use super::trap_table::TrapTable;
@@ -39,7 +39,7 @@ pub struct CodeMemory {
 /// What an image says about its text, copied to the heap.
 pub(super) struct Tables {
     pub(super) traps: TrapTable,
-    pub(super) functions: FunctionTable,
+    pub(super) functions: CompiledFunctionsTable,
     pub(super) user: UserSections,
 }
 
@@ -160,7 +160,7 @@ impl CodeMemory {
     ///
     /// # Signal safety
     ///
-    /// As for [`FunctionTable::by_offset`]: not for handlers.
+    /// As for [`CompiledFunctionsTable::by_offset`]: not for handlers.
     #[must_use]
     pub fn function_by_offset(&self, offset: usize) -> Option<Function<'_>> {
         self.tables.functions.by_offset(u32::try_from(offset).ok()?)
@@ -174,7 +174,7 @@ impl CodeMemory {
 
     /// The functions of the text.
     #[must_use]
-    pub fn functions(&self) -> &FunctionTable {
+    pub fn functions(&self) -> &CompiledFunctionsTable {
         &self.tables.functions
     }
 

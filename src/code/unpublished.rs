@@ -6,7 +6,7 @@ use std::io;
 
 use memmap2::MmapOptions;
 
-use super::function_table::FunctionTable;
+use super::compiled_functions::CompiledFunctionsTable;
 use super::image::{Image, ImageError};
 use super::memory::{CodeMemory, Tables};
 use super::text::WritableText;
@@ -87,7 +87,7 @@ impl Unpublished {
 
     /// The functions of the text.
     #[must_use]
-    pub fn functions(&self) -> &FunctionTable {
+    pub fn functions(&self) -> &CompiledFunctionsTable {
         &self.tables.functions
     }
 

@@ -1,7 +1,7 @@
 //! What goes in comes out.
 
 use proptest::prelude::*;
-use trapline::{CodeMemory, FunctionTable, ImageBuilder, TrapCode, TrapTable};
+use trapline::{CodeMemory, CompiledFunctionsTable, ImageBuilder, TrapCode, TrapTable};
 
 use crate::support::{built, check_tables, check_unpublished, only_publisher, small, trap_bytes};
 
@@ -132,7 +132,7 @@ proptest! {
         let table = TrapTable::parse(&bytes, 32);
         prop_assert_eq!(table.is_ok(), sound);
         if let Ok(table) = table {
-            check_tables(32, &table, &FunctionTable::default());
+            check_tables(32, &table, &CompiledFunctionsTable::default());
             prop_assert_eq!(&TrapTable::from_sorted(table.iter(), 32).unwrap(), &table);
             prop_assert_eq!(table.as_bytes(), bytes);
         }

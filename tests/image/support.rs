@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, elf};
-use trapline::{CodeMemory, FunctionTable, ImageBuilder, ImageError, TrapCode, TrapTable, Unpublished};
+use trapline::{CodeMemory, CompiledFunctionsTable, ImageBuilder, ImageError, TrapCode, TrapTable, Unpublished};
 
 pub mod peak {
     //! The largest single allocation that a thread has asked for.
@@ -149,7 +149,7 @@ macro_rules! assert_error {
 pub(crate) use assert_error;
 
 /// Every table stays inside the text, in order, and every lookup agrees with a walk over the table.
-pub fn check_tables(text_len: usize, traps: &TrapTable, functions: &FunctionTable) {
+pub fn check_tables(text_len: usize, traps: &TrapTable, functions: &CompiledFunctionsTable) {
     let sites: Vec<_> = traps.iter().collect();
     assert_eq!(sites.len(), traps.len());
     assert!(sites.iter().all(|site| (site.0 as usize) < text_len));

@@ -75,11 +75,11 @@ fn names_that_are_not_utf8_or_out_of_bounds_are_refused() {
     };
     let named = names([1, 3], "aé".as_bytes()).unwrap();
     assert_eq!(named.functions().get(1).unwrap().name(), Some("é"));
-    assert_error!(names([1, 3], b"a\xff\xff"), Err(ImageError::BadName { index: None }));
-    assert_error!(names([2, 3], "aé".as_bytes()), Err(ImageError::BadName { index: Some(0) }));
-    assert_error!(names([3, 1], b"abc"), Err(ImageError::BadName { index: Some(1) }));
-    assert_error!(names([1, 4], b"abc"), Err(ImageError::BadName { index: Some(1) }));
-    assert_error!(names([1, u32::MAX], b"abc"), Err(ImageError::BadName { index: Some(1) }));
+    assert_error!(names([1, 3], b"a\xff\xff"), Err(ImageError::BadName { section: ".trapline.names", index: None }));
+    assert_error!(names([2, 3], "aé".as_bytes()), Err(ImageError::BadName { index: Some(0), .. }));
+    assert_error!(names([3, 1], b"abc"), Err(ImageError::EndsOutOfOrder { index: 1, .. }));
+    assert_error!(names([1, 4], b"abc"), Err(ImageError::TableLength { .. }));
+    assert_error!(names([1, u32::MAX], b"abc"), Err(ImageError::TableLength { .. }));
     assert_error!(names([1, 2], b"abc"), Err(ImageError::TableLength { .. }));
 }
 

@@ -6,7 +6,9 @@ use object::write::Object;
 use object::{BinaryFormat, SectionKind};
 
 use super::{ImageError, Target, check, marker, names};
-use crate::code::function_table::FunctionTable;
+use crate::code::compiled_functions::CompiledFunctionsTable;
+use crate::code::function_key::FunctionKey;
+use crate::code::index::{DefinedFunctionIndex, StaticModuleIndex};
 use crate::code::trap_table::TrapTable;
 use crate::handler::trap_code::TrapCode;
 
@@ -37,7 +39,9 @@ pub struct ImageBuilder {
     text: Vec<u8>,
     text_align: Option<u64>,
     traps: Vec<(u32, TrapCode)>,
-    functions: Vec<(Range<u32>, Option<String>)>,
+    functions: Vec<(Range<u32>, FunctionKey, Option<String>)>,
+    /// How many functions of module 0 were added without a key.
+    unkeyed: u32,
     user: Vec<(String, Vec<u8>)>,
 }
 
@@ -80,9 +84,23 @@ impl ImageBuilder {
         self
     }
 
-    /// Adds a function: its code, and its name if it has one. An empty name is none.
+    /// Adds the next function that module 0 defines: its code, and its name if it has one. An empty name is none.
+    ///
+    /// The first call adds function 0, the second function 1, whatever [`ImageBuilder::compiled`] adds between them.
     pub fn function(&mut self, range: Range<u32>, name: Option<&str>) -> &mut Self {
-        self.functions.push((range, name.map(str::to_owned)));
+        let key = FunctionKey::Defined {
+            module: StaticModuleIndex::new(0),
+            function: DefinedFunctionIndex::new(self.unkeyed),
+        };
+        self.unkeyed = self.unkeyed.saturating_add(1);
+        self.compiled(range, key, name)
+    }
+
+    /// Adds a function or a trampoline: its code, what it is, and its name if it has one. An empty name is none.
+    ///
+    /// No two may have the same key.
+    pub fn compiled(&mut self, range: Range<u32>, key: FunctionKey, name: Option<&str>) -> &mut Self {
+        self.functions.push((range, key, name.map(str::to_owned)));
         self
     }
 
@@ -110,10 +128,12 @@ impl ImageBuilder {
             return Err(ImageError::BadAlignment { align });
         }
         let traps = TrapTable::from_sorted(self.traps.iter().copied(), self.text.len())?;
-        let functions = self.functions.iter().map(|(range, name)| (range.clone(), name.as_deref()));
-        let (functions, function_names) = FunctionTable::from_sorted(functions, self.text.len())?.encode()?;
+        let functions = self.functions.iter().map(|(range, key, name)| (range.clone(), *key, name.as_deref()));
+        let functions = CompiledFunctionsTable::from_sorted(functions, self.text.len())?;
         let user = self.user_sections()?;
 
+        let required = functions.encode()?;
+        let optional = [(names::KEYS, functions.encode_keys()?), (names::NAMES, functions.encode_names()?)];
         let (marker, check) = (marker::encode(), check::placeholder());
         let mut object = Object::new(BinaryFormat::Elf, target.architecture(), target.endianness());
         let mut add = |name: &str, kind, bytes, align| {
@@ -124,9 +144,11 @@ impl ImageBuilder {
         add(names::TEXT, SectionKind::Text, &self.text, align);
         add(names::MARKER, SectionKind::Other, &marker, 1);
         add(names::TRAPS, SectionKind::Other, traps.as_bytes(), 4);
-        add(names::FUNCTIONS, SectionKind::Other, &functions, 4);
-        if let Some(function_names) = &function_names {
-            add(names::NAMES, SectionKind::Other, function_names, 4);
+        add(names::FUNCTIONS, SectionKind::Other, &required, 4);
+        for (name, bytes) in &optional {
+            if let Some(bytes) = bytes {
+                add(name, SectionKind::Other, bytes, 4);
+            }
         }
         for (name, bytes) in &user {
             add(name, SectionKind::Other, bytes, 8);

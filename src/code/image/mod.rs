@@ -10,7 +10,8 @@
 //! | `.trapline.image` | magic, version of the format | required; without it an ELF file is not ours |
 //! | `.text` | the machine code, page aligned so that a mapped file can be executed in place | required |
 //! | `.trapline.traps` | [`TrapTable`](crate::TrapTable) | required |
-//! | `.trapline.funcs` | [`FunctionTable`](crate::FunctionTable) | required |
+//! | `.trapline.funcs` | [`CompiledFunctionsTable`](crate::CompiledFunctionsTable) | required |
+//! | `.trapline.keys` | what each function is | without it, the functions of one module |
 //! | `.trapline.names` | names of the functions | |
 //! | `.trapline.user.NAME` | whatever [`ImageBuilder::section`] was given | |
 //! | `.trapline.check` | length and CRC-32 of the file | only needed to verify |
@@ -40,6 +41,7 @@ pub(crate) mod names {
     pub(crate) const TEXT: &str = ".text";
     pub(crate) const TRAPS: &str = ".trapline.traps";
     pub(crate) const FUNCTIONS: &str = ".trapline.funcs";
+    pub(crate) const KEYS: &str = ".trapline.keys";
     pub(crate) const NAMES: &str = ".trapline.names";
     pub(crate) const CHECK: &str = ".trapline.check";
     /// What all names but `.text` begin with.

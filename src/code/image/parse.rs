@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::sections::Sections;
 use super::{ImageError, Target, marker, names};
-use crate::code::function_table::FunctionTable;
+use crate::code::compiled_functions::CompiledFunctionsTable;
 use crate::code::trap_table::TrapTable;
 
 /// A parsed image: tables on the heap, the text still in the file.
@@ -14,7 +14,7 @@ pub(crate) struct Image<'a> {
     /// Where in the file the text is.
     pub(crate) text_range: Range<usize>,
     pub(crate) traps: TrapTable,
-    pub(crate) functions: FunctionTable,
+    pub(crate) functions: CompiledFunctionsTable,
     pub(crate) user: UserSections,
 }
 
@@ -25,12 +25,17 @@ impl<'a> Image<'a> {
         sections.require_relocatable()?;
         let text = sections.require(names::TEXT)?;
         let text_len = text.bytes.len();
-        let names = sections.get(names::NAMES).map(|section| section.bytes);
+        let optional = |name| sections.get(name).map(|section| section.bytes);
         Ok(Image {
             text: text.bytes,
             text_range: text.range.clone(),
             traps: TrapTable::parse(sections.require(names::TRAPS)?.bytes, text_len)?,
-            functions: FunctionTable::parse(sections.require(names::FUNCTIONS)?.bytes, names, text_len)?,
+            functions: CompiledFunctionsTable::parse(
+                sections.require(names::FUNCTIONS)?.bytes,
+                optional(names::KEYS),
+                optional(names::NAMES),
+                text_len,
+            )?,
             user: UserSections::copy(&sections),
         })
     }

@@ -69,7 +69,7 @@ impl fmt::Display for ImageError {
                 write!(f, "section {section} has {found} bytes, but its contents call for {expected}")
             }
             ImageError::TooManyEntries { section } => {
-                write!(f, "more entries than 32 bits can count in section {section}; split the image")
+                write!(f, "more entries or bytes than 32 bits can count in section {section}; split the image")
             }
             ImageError::TrapsOutOfOrder { previous, offset } if previous == offset => {
                 write!(f, "text offset {offset:#x} has two trap sites; give each instruction one")
@@ -97,11 +97,29 @@ impl fmt::Display for ImageError {
                 f,
                 "function at text offset {start:#x}, {len:#x} bytes, ends outside the text ({text_len:#x} bytes)"
             ),
-            ImageError::BadName { index: Some(index) } => {
-                write!(f, "section {} has no valid name for function {index}", names::NAMES)
+            ImageError::UnknownFunctionKey { start, space } => write!(
+                f,
+                "function at text offset {start:#x} has a key in space {space:#x} of section {}, which has no meaning",
+                names::KEYS
+            ),
+            ImageError::ModuleIndexTooLarge { key } => {
+                write!(f, "{key} cannot be stored: modules are numbered below {:#x}; split the image", 1 << 24)
             }
-            ImageError::BadName { index: None } => {
-                write!(f, "section {} is not UTF-8", names::NAMES)
+            ImageError::DuplicateFunctionKey { key, first, second } => write!(
+                f,
+                "functions at text offsets {first:#x} and {second:#x} are both {key}; give each function a key of its own"
+            ),
+            ImageError::EntryCount { section, expected, found } => {
+                write!(f, "section {section} has {found} entries, but describes {expected} things")
+            }
+            ImageError::EndsOutOfOrder { section, index } => {
+                write!(f, "entry {index} of section {section} ends before it begins; the image is damaged")
+            }
+            ImageError::BadName { section, index: Some(index) } => {
+                write!(f, "name {index} of section {section} begins or ends inside a character; the image is damaged")
+            }
+            ImageError::BadName { section, index: None } => {
+                write!(f, "section {section} is not UTF-8; the image is damaged")
             }
             ImageError::BadAlignment { align } => {
                 write!(f, "text alignment {align} is not a power of two up to {}", ImageBuilder::MAX_TEXT_ALIGN)

@@ -5,6 +5,8 @@ mod display;
 use std::io;
 use std::ops::Range;
 
+use crate::code::function_key::FunctionKey;
+
 /// Why an image could not be built, read or loaded.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -98,7 +100,7 @@ pub enum ImageError {
         /// How many it has.
         found: u64,
     },
-    /// A table has more entries than its format can count.
+    /// A table has more entries, or more bytes of names and the like, than its format can count.
     TooManyEntries {
         /// The section it would be stored in.
         section: &'static str,
@@ -145,9 +147,48 @@ pub enum ImageError {
         /// The length of the text, in bytes.
         text_len: usize,
     },
-    /// Names of functions are not UTF-8 (`index` is `None`), or one's bounds are not those of a name.
+    /// A function's key has a kind without meaning, or a module where its kind has none.
+    UnknownFunctionKey {
+        /// The offset of the function.
+        start: u32,
+        /// The key's space, as the image stores it.
+        space: u32,
+    },
+    /// A function's key names a module whose number does not fit the format: 2^24 or more.
+    ModuleIndexTooLarge {
+        /// The key.
+        key: FunctionKey,
+    },
+    /// Two functions have the same key.
+    DuplicateFunctionKey {
+        /// The key.
+        key: FunctionKey,
+        /// The offset of the first function that has it.
+        first: u32,
+        /// The offset of the next.
+        second: u32,
+    },
+    /// Two sections that describe the same things disagree how many there are.
+    EntryCount {
+        /// The section that has too few or too many.
+        section: &'static str,
+        /// How many it should have.
+        expected: usize,
+        /// How many it has.
+        found: usize,
+    },
+    /// In a section of names or other bytes, a piece ends before it begins.
+    EndsOutOfOrder {
+        /// The section.
+        section: &'static str,
+        /// Which piece, counted from 0.
+        index: usize,
+    },
+    /// Names are not UTF-8 (`index` is `None`), or one's bounds are not those of a name.
     BadName {
-        /// The function.
+        /// The section that holds the names.
+        section: &'static str,
+        /// Which name, counted from 0.
         index: Option<usize>,
     },
     /// An alignment is no power of two, or above [`ImageBuilder::MAX_TEXT_ALIGN`](crate::ImageBuilder::MAX_TEXT_ALIGN).

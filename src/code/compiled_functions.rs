@@ -1,0 +1,216 @@
+//! Which compiled function an offset of a text belongs to, and where the function of a key is.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::columns::{Names, Section, encode, same_count};
+use super::function_key::FunctionKey;
+use super::function_keys::FunctionKeys;
+use super::image::{ImageError, names};
+use super::index::StaticModuleIndex;
+
+/// Everything that was compiled into a text, functions of the guest and trampolines: disjoint ranges in ascending order,
+/// each with an index, a key and perhaps a name.
+///
+/// A function's index is its place in the table. Its key says what it is, and no two are equal. Bytes between functions
+/// (padding, constants) belong to none.
+///
+/// Three sections of an image, so that keys and names can be left out. All numbers are little-endian `u32`; a name ends
+/// where the next begins, and an empty one stands for none. Without keys, the function at place i is the one that module
+/// 0 defines as its number i:
+///
+/// ```text
+/// functions: count | starts: [count] | lengths: [count]
+/// keys:      count | spaces: [count] | indices: [count]    space: kind << 24 | module
+/// names:     count | ends: [count]   | UTF-8 bytes
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CompiledFunctionsTable {
+    starts: Box<[u32]>,
+    lens: Box<[u32]>,
+    keys: FunctionKeys,
+    names: Names,
+}
+
+/// One function of a [`CompiledFunctionsTable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function<'a> {
+    index: u32,
+    key: FunctionKey,
+    range: Range<u32>,
+    name: Option<&'a str>,
+}
+
+impl<'a> Function<'a> {
+    /// The function's place in its table, from 0.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// What the function is.
+    #[must_use]
+    pub fn key(&self) -> FunctionKey {
+        self.key
+    }
+
+    /// The function's code, in bytes from the start of the text; the end is exclusive.
+    #[must_use]
+    pub fn range(&self) -> Range<u32> {
+        self.range.clone()
+    }
+
+    /// The function's name, if the image has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&'a str> {
+        self.name
+    }
+}
+
+impl CompiledFunctionsTable {
+    /// The table of `functions`, in ascending order, in a text of `text_len` bytes.
+    pub(crate) fn from_sorted<'n>(
+        functions: impl Iterator<Item = (Range<u32>, FunctionKey, Option<&'n str>)> + Clone,
+        text_len: usize,
+    ) -> Result<CompiledFunctionsTable, ImageError> {
+        let (mut starts, mut lens) = (Vec::new(), Vec::new());
+        for (range, ..) in functions.clone() {
+            let len = range.end.checked_sub(range.start);
+            starts.push(range.start);
+            lens.push(len.ok_or(ImageError::FunctionEmpty { start: range.start })?);
+        }
+        check(&starts, &lens, text_len)?;
+        let keys = FunctionKeys::collect(functions.clone().map(|(_, key, _)| key), &starts)?;
+        let names = Names::collect(names::NAMES, functions.map(|(.., name)| name))?;
+        Ok(CompiledFunctionsTable { starts: starts.into(), lens: lens.into(), keys, names })
+    }
+
+    /// Checks and copies the table in `functions`, `keys` and `names`, the bytes of the three sections.
+    pub(crate) fn parse(
+        functions: &[u8],
+        keys: Option<&[u8]>,
+        names: Option<&[u8]>,
+        text_len: usize,
+    ) -> Result<CompiledFunctionsTable, ImageError> {
+        let mut section = Section::new(names::FUNCTIONS, functions);
+        let [starts, lens] = section.columns()?;
+        section.end()?;
+        check(&starts, &lens, text_len)?;
+        let keys = FunctionKeys::parse(keys, &starts)?;
+        let names = match names {
+            Some(bytes) => {
+                let mut section = Section::new(names::NAMES, bytes);
+                let [ends] = section.columns()?;
+                same_count(names::NAMES, starts.len(), ends.len())?;
+                Names::read(names::NAMES, section, ends)?
+            }
+            None => Names::default(),
+        };
+        Ok(CompiledFunctionsTable { starts, lens, keys, names })
+    }
+
+    /// The bytes of the section of functions.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, ImageError> {
+        encode(names::FUNCTIONS, &[&self.starts, &self.lens], &[])
+    }
+
+    /// The bytes of the section of keys, if the functions are not just those of module 0 in order.
+    pub(crate) fn encode_keys(&self) -> Result<Option<Vec<u8>>, ImageError> {
+        self.keys.encode()
+    }
+
+    /// The bytes of the section of names, if any function has one.
+    pub(crate) fn encode_names(&self) -> Result<Option<Vec<u8>>, ImageError> {
+        let encode = || encode(names::NAMES, &[&self.names.column(self.len())], &[self.names.as_bytes()]);
+        (!self.names.is_empty()).then(encode).transpose()
+    }
+
+    /// The function that the byte at `offset` of the text belongs to.
+    ///
+    /// O(log n).
+    ///
+    /// # Signal safety
+    ///
+    /// Takes no lock and allocates nothing, but is not part of the code that is audited for handlers. Keep the offset
+    /// and ask afterwards.
+    #[must_use]
+    pub fn by_offset(&self, offset: u32) -> Option<Function<'_>> {
+        let index = self.starts.partition_point(|&start| start <= offset).checked_sub(1)?;
+        let function = self.get_at(index)?;
+        function.range.contains(&offset).then_some(function)
+    }
+
+    /// The function that `key` names.
+    ///
+    /// O(log n).
+    ///
+    /// # Signal safety
+    ///
+    /// As for [`CompiledFunctionsTable::by_offset`].
+    #[must_use]
+    pub fn by_key(&self, key: FunctionKey) -> Option<Function<'_>> {
+        self.get_at(self.keys.place_of(key)?)
+    }
+
+    /// The functions that `module` defines, by ascending [`DefinedFunctionIndex`](crate::DefinedFunctionIndex).
+    ///
+    /// O(log n), and O(1) for each.
+    pub fn defined(&self, module: StaticModuleIndex) -> impl Iterator<Item = Function<'_>> + '_ {
+        self.keys.defined(module).filter_map(|place| self.get_at(place))
+    }
+
+    /// The function at `index`, counted from 0.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<Function<'_>> {
+        self.get_at(index as usize)
+    }
+
+    /// The number of functions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Whether the table has no function.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// All functions, by ascending offset.
+    pub fn iter(&self) -> impl Iterator<Item = Function<'_>> + '_ {
+        (0..=u32::MAX).map_while(|index| self.get(index))
+    }
+
+    fn get_at(&self, place: usize) -> Option<Function<'_>> {
+        let start = *self.starts.get(place)?;
+        let range = start..start.checked_add(*self.lens.get(place)?)?;
+        let key = self.keys.get(place)?;
+        Some(Function { index: u32::try_from(place).ok()?, key, range, name: self.names.get(place) })
+    }
+}
+
+impl fmt::Debug for CompiledFunctionsTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Functions are not empty, in order, disjoint, inside the text, and end within 32 bits.
+fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<(), ImageError> {
+    let limit = u32::try_from(text_len).unwrap_or(u32::MAX);
+    let mut previous = 0..0;
+    for (&start, &len) in starts.iter().zip(lens) {
+        if len == 0 {
+            return Err(ImageError::FunctionEmpty { start });
+        }
+        let Some(end) = start.checked_add(len).filter(|&end| end <= limit) else {
+            return Err(ImageError::FunctionOutsideText { start, len, text_len });
+        };
+        if start < previous.end {
+            return Err(ImageError::FunctionsOutOfOrder { previous, range: start..end });
+        }
+        previous = start..end;
+    }
+    Ok(())
+}

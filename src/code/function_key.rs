@@ -1,0 +1,117 @@
+//! What a piece of compiled code is.
+
+use std::fmt;
+
+use super::image::ImageError;
+use super::index::{DefinedFunctionIndex, SignatureIndex, StaticModuleIndex};
+
+/// What a compiled function is: a function of the guest, or one of the pieces of glue that a compiler adds.
+///
+/// Keys are ordered by kind, then module, then index.
+///
+/// An image stores one as two numbers, its space (`kind << 24 | module`) and its index, whose order is that of the
+/// keys. Kinds are numbered in the order of this list; those without a module have 0 for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum FunctionKey {
+    /// A function of the guest. The only kind that makes frames.
+    Defined {
+        /// The module that defines it.
+        module: StaticModuleIndex,
+        /// Which of the module's own functions.
+        function: DefinedFunctionIndex,
+    },
+    /// The trampoline through which the host calls a function of the guest.
+    ArrayToWasm {
+        /// The module that defines the function.
+        module: StaticModuleIndex,
+        /// The function called.
+        function: DefinedFunctionIndex,
+    },
+    /// The trampoline through which the guest calls a function of the host.
+    WasmToArray {
+        /// The signature of the functions called.
+        signature: SignatureIndex,
+    },
+    /// The trampoline through which the guest calls a builtin of the runtime.
+    Builtin {
+        /// The runtime's number for it.
+        index: u32,
+    },
+    /// A trampoline of a component.
+    Component {
+        /// The compiler's number for it.
+        index: u32,
+    },
+}
+
+/// Bits of a space that hold the module.
+const MODULE_BITS: u32 = 24;
+const MODULE_MASK: u32 = (1 << MODULE_BITS) - 1;
+
+const DEFINED: u32 = 0;
+const ARRAY_TO_WASM: u32 = 1;
+const WASM_TO_ARRAY: u32 = 2;
+const BUILTIN: u32 = 3;
+const COMPONENT: u32 = 4;
+
+impl FunctionKey {
+    /// The module that the key names, if it is of a kind that does.
+    #[must_use]
+    pub const fn module(self) -> Option<StaticModuleIndex> {
+        match self {
+            FunctionKey::Defined { module, .. } | FunctionKey::ArrayToWasm { module, .. } => Some(module),
+            FunctionKey::WasmToArray { .. } | FunctionKey::Builtin { .. } | FunctionKey::Component { .. } => None,
+        }
+    }
+
+    /// Whether the key is that of a function of the guest.
+    #[must_use]
+    pub const fn is_defined(self) -> bool {
+        matches!(self, FunctionKey::Defined { .. })
+    }
+
+    /// Space and index.
+    pub(super) fn encode(self) -> Result<(u32, u32), ImageError> {
+        let (kind, index) = match self {
+            FunctionKey::Defined { function, .. } => (DEFINED, function.as_u32()),
+            FunctionKey::ArrayToWasm { function, .. } => (ARRAY_TO_WASM, function.as_u32()),
+            FunctionKey::WasmToArray { signature } => (WASM_TO_ARRAY, signature.as_u32()),
+            FunctionKey::Builtin { index } => (BUILTIN, index),
+            FunctionKey::Component { index } => (COMPONENT, index),
+        };
+        let module = self.module().map_or(0, StaticModuleIndex::as_u32);
+        if module > MODULE_MASK {
+            return Err(ImageError::ModuleIndexTooLarge { key: self });
+        }
+        Ok((kind << MODULE_BITS | module, index))
+    }
+
+    /// The key that a space and an index stand for, or `None` if no key is stored like that.
+    pub(super) fn decode(space: u32, index: u32) -> Option<FunctionKey> {
+        let module = StaticModuleIndex::new(space & MODULE_MASK);
+        let function = DefinedFunctionIndex::new(index);
+        match (space >> MODULE_BITS, module.as_u32()) {
+            (DEFINED, _) => Some(FunctionKey::Defined { module, function }),
+            (ARRAY_TO_WASM, _) => Some(FunctionKey::ArrayToWasm { module, function }),
+            (WASM_TO_ARRAY, 0) => Some(FunctionKey::WasmToArray { signature: SignatureIndex::new(index) }),
+            (BUILTIN, 0) => Some(FunctionKey::Builtin { index }),
+            (COMPONENT, 0) => Some(FunctionKey::Component { index }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for FunctionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FunctionKey::Defined { module, function } => write!(f, "function {function} of module {module}"),
+            FunctionKey::ArrayToWasm { module, function } => {
+                write!(f, "trampoline into function {function} of module {module}")
+            }
+            FunctionKey::WasmToArray { signature } => write!(f, "trampoline out through signature {signature}"),
+            FunctionKey::Builtin { index } => write!(f, "trampoline to builtin {index}"),
+            FunctionKey::Component { index } => write!(f, "component trampoline {index}"),
+        }
+    }
+}
