@@ -21,9 +21,10 @@ mod sync;
 
 #[cfg(not(loom))]
 pub use code::{
-    CodeMemory, CodeRegistration, CompiledFunctionsTable, DefinedFunctionIndex, Function, FunctionKey, ImageBuilder,
-    ImageError, SignatureIndex, StaticModuleIndex, Target, TrapCode, TrapTable, Unpublished, UserTrap, code_snapshot,
-    code_stats, find_code, is_trap_pc, lookup_code, lookup_trap_code, reclaim_code, register_code,
+    AddressMap, CodeMemory, CodeRegistration, CompiledFunctionsTable, DefinedFunctionIndex, Function, FunctionKey,
+    ImageBuilder, ImageError, ModuleDescription, ModuleInfo, ModuleTable, Patch, PatchTable, SignatureIndex,
+    SignatureTable, StaticModuleIndex, Target, TrapCode, TrapTable, Unpublished, UserTrap, code_snapshot, code_stats,
+    find_code, is_trap_pc, lookup_code, lookup_trap_code, reclaim_code, register_code,
 };
 pub use registry::{CodeId, CodeRegistry, Found, Guard, RegisterError, Registration, Snapshot, Stats, UnregisterError};
 

@@ -4,14 +4,20 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 
+use super::address_map::AddressMap;
 use super::compiled_functions::{CompiledFunctionsTable, Function};
-use super::image::{Image, ImageError, UserSections};
+use super::image::{Image, ImageError};
+use super::index::{SignatureIndex, StaticModuleIndex};
+use super::module_table::{ModuleInfo, ModuleTable};
+use super::patch_table::PatchTable;
+use super::signature_table::SignatureTable;
+use super::tables::Tables;
 use super::text::ExecutableText;
 use super::trap_table::TrapTable;
 use super::unpublished::Unpublished;
 use crate::handler::trap_code::TrapCode;
 
-/// One loaded, published image: executable text, and its trap sites and functions.
+/// One loaded, published image: executable text, and the tables that describe it.
 ///
 /// The text has pages of its own, readable and executable. The tables are on the heap, checked when the image was
 /// parsed. Dropping it unmaps the text: keep it alive while any thread may execute it.
@@ -36,20 +42,13 @@ pub struct CodeMemory {
     tables: Tables,
 }
 
-/// What an image says about its text, copied to the heap.
-pub(super) struct Tables {
-    pub(super) traps: TrapTable,
-    pub(super) functions: CompiledFunctionsTable,
-    pub(super) user: UserSections,
-}
-
 impl CodeMemory {
     /// Loads the image in `file`, the bytes of a whole file, without looking at its checksum.
     ///
     /// Whatever the bytes are, the result is an error or code memory whose tables stay inside its text. Whether the text
     /// is what the compiler emitted only [`CodeMemory::parse_verified`] can tell.
     ///
-    /// O(n).
+    /// O(n), and O(n log n) for functions whose keys are out of order, and for signatures.
     ///
     /// # Errors
     ///
@@ -178,6 +177,53 @@ impl CodeMemory {
         &self.tables.functions
     }
 
+    /// The modules that the text was compiled from.
+    #[must_use]
+    pub fn modules(&self) -> &ModuleTable {
+        &self.tables.modules
+    }
+
+    /// The module at `index`.
+    ///
+    /// O(1).
+    #[must_use]
+    pub fn module(&self, index: StaticModuleIndex) -> Option<ModuleInfo<'_>> {
+        self.tables.modules.get(index)
+    }
+
+    /// The signatures that the functions' keys speak of.
+    #[must_use]
+    pub fn signatures(&self) -> &SignatureTable {
+        &self.tables.signatures
+    }
+
+    /// The signature at `index`, in the embedder's own encoding.
+    ///
+    /// O(1).
+    #[must_use]
+    pub fn signature(&self, index: SignatureIndex) -> Option<&[u8]> {
+        self.tables.signatures.get(index)
+    }
+
+    /// Where in the source the instructions came from, if the image says so of any.
+    #[must_use]
+    pub fn address_map(&self) -> Option<&AddressMap> {
+        self.tables.addresses.as_ref()
+    }
+
+    /// Where a private copy of the text may be changed, and how.
+    #[must_use]
+    pub fn patches(&self) -> &PatchTable {
+        &self.tables.patches
+    }
+
+    /// The settings that the code was compiled with, as [`ImageBuilder::configuration`](crate::ImageBuilder::configuration)
+    /// was given them. Empty if it was not.
+    #[must_use]
+    pub fn configuration(&self) -> &[u8] {
+        &self.tables.configuration
+    }
+
     /// The bytes that [`ImageBuilder::section`](crate::ImageBuilder::section) was given under `name`.
     #[must_use]
     pub fn section(&self, name: &str) -> Option<&[u8]> {
@@ -191,6 +237,9 @@ impl fmt::Debug for CodeMemory {
             .field("text", &format_args!("{:#x?}", self.text_range()))
             .field("traps", &self.tables.traps.len())
             .field("functions", &self.tables.functions.len())
+            .field("modules", &self.tables.modules.len())
+            .field("signatures", &self.tables.signatures.len())
+            .field("patches", &self.tables.patches.len())
             .field("sections", &self.tables.user)
             .finish()
     }

@@ -1,6 +1,7 @@
 //! Machine code: the file it comes in, the memory it runs from, the tables that describe it, and the process-wide
 //! registry that finds it.
 
+mod address_map;
 mod columns;
 mod compiled_functions;
 mod function_key;
@@ -10,11 +11,17 @@ mod icache;
 mod image;
 mod index;
 mod memory;
+mod module_table;
+mod patch_table;
+mod references;
+mod signature_table;
+mod tables;
 mod text;
 mod trap_table;
 mod unpublished;
 
 pub use crate::handler::trap_code::{TrapCode, UserTrap};
+pub use address_map::AddressMap;
 pub use compiled_functions::{CompiledFunctionsTable, Function};
 pub use function_key::FunctionKey;
 pub use global::{
@@ -24,5 +31,8 @@ pub use global::{
 pub use image::{ImageBuilder, ImageError, Target};
 pub use index::{DefinedFunctionIndex, SignatureIndex, StaticModuleIndex};
 pub use memory::CodeMemory;
+pub use module_table::{ModuleDescription, ModuleInfo, ModuleTable};
+pub use patch_table::{Patch, PatchTable};
+pub use signature_table::SignatureTable;
 pub use trap_table::TrapTable;
 pub use unpublished::Unpublished;

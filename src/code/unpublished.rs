@@ -6,9 +6,14 @@ use std::io;
 
 use memmap2::MmapOptions;
 
+use super::address_map::AddressMap;
 use super::compiled_functions::CompiledFunctionsTable;
 use super::image::{Image, ImageError};
-use super::memory::{CodeMemory, Tables};
+use super::memory::CodeMemory;
+use super::module_table::ModuleTable;
+use super::patch_table::PatchTable;
+use super::signature_table::SignatureTable;
+use super::tables::Tables;
 use super::text::WritableText;
 use super::trap_table::TrapTable;
 
@@ -24,7 +29,7 @@ pub struct Unpublished {
 impl Unpublished {
     pub(super) fn copy(image: Image<'_>) -> Result<Self, ImageError> {
         let text = WritableText::copy(image.text)?;
-        Ok(Unpublished { text, tables: tables(image) })
+        Ok(Unpublished { text, tables: image.tables })
     }
 
     /// # Safety
@@ -40,7 +45,7 @@ impl Unpublished {
         let image = parse(&whole)?;
         // SAFETY: nobody changes the file, says our caller.
         match unsafe { WritableText::map(file, image.text_range.clone())? } {
-            Some(text) => Ok(Unpublished { text, tables: tables(image) }),
+            Some(text) => Ok(Unpublished { text, tables: image.tables }),
             None => Unpublished::copy(image),
         }
     }
@@ -91,16 +96,42 @@ impl Unpublished {
         &self.tables.functions
     }
 
+    /// The modules that the text was compiled from.
+    #[must_use]
+    pub fn modules(&self) -> &ModuleTable {
+        &self.tables.modules
+    }
+
+    /// The signatures that the functions' keys speak of.
+    #[must_use]
+    pub fn signatures(&self) -> &SignatureTable {
+        &self.tables.signatures
+    }
+
+    /// Where in the source the instructions came from, if the image says so of any.
+    #[must_use]
+    pub fn address_map(&self) -> Option<&AddressMap> {
+        self.tables.addresses.as_ref()
+    }
+
+    /// Where a private copy of the text may be changed, and how.
+    #[must_use]
+    pub fn patches(&self) -> &PatchTable {
+        &self.tables.patches
+    }
+
+    /// The settings that the code was compiled with, as [`ImageBuilder::configuration`](crate::ImageBuilder::configuration)
+    /// was given them. Empty if it was not.
+    #[must_use]
+    pub fn configuration(&self) -> &[u8] {
+        &self.tables.configuration
+    }
+
     /// The bytes that [`ImageBuilder::section`](crate::ImageBuilder::section) was given under `name`.
     #[must_use]
     pub fn section(&self, name: &str) -> Option<&[u8]> {
         self.tables.user.get(name)
     }
-}
-
-fn tables(image: Image<'_>) -> Tables {
-    let Image { traps, functions, user, .. } = image;
-    Tables { traps, functions, user }
 }
 
 impl fmt::Debug for Unpublished {

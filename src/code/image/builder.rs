@@ -6,17 +6,22 @@ use object::write::Object;
 use object::{BinaryFormat, SectionKind};
 
 use super::{ImageError, Target, check, marker, names};
+use crate::code::address_map::AddressMap;
 use crate::code::compiled_functions::CompiledFunctionsTable;
 use crate::code::function_key::FunctionKey;
 use crate::code::index::{DefinedFunctionIndex, StaticModuleIndex};
+use crate::code::module_table::{ModuleDescription, ModuleTable};
+use crate::code::patch_table::{NewPatch, PatchTable};
+use crate::code::references;
+use crate::code::signature_table::SignatureTable;
 use crate::code::trap_table::TrapTable;
 use crate::handler::trap_code::TrapCode;
 
 /// Collects machine code and its tables, and writes them as an image for
 /// [`CodeMemory::parse`](crate::CodeMemory::parse).
 ///
-/// Offsets are in bytes from the start of the text. Trap sites and functions are given in ascending order, as a compiler
-/// emits them; nothing is checked before [`ImageBuilder::finish`].
+/// Offsets are in bytes from the start of the text. Trap sites, functions, addresses and patches are each given in
+/// ascending order, as a compiler emits them; nothing is checked before [`ImageBuilder::finish`].
 ///
 /// # Examples
 ///
@@ -42,6 +47,12 @@ pub struct ImageBuilder {
     functions: Vec<(Range<u32>, FunctionKey, Option<String>)>,
     /// How many functions of module 0 were added without a key.
     unkeyed: u32,
+    /// `None` stands for one module about which there is nothing to say.
+    modules: Option<Vec<ModuleDescription>>,
+    signatures: Vec<Vec<u8>>,
+    addresses: Vec<(u32, Option<u32>)>,
+    patches: Vec<NewPatch>,
+    configuration: Vec<u8>,
     user: Vec<(String, Vec<u8>)>,
 }
 
@@ -104,6 +115,53 @@ impl ImageBuilder {
         self
     }
 
+    /// Adds the next module. The first call describes module 0.
+    ///
+    /// Without a call, an image has one module about which it says nothing.
+    pub fn module(&mut self, module: ModuleDescription) -> &mut Self {
+        self.modules.get_or_insert_default().push(module);
+        self
+    }
+
+    /// Says that the image has no modules, but those added later.
+    pub fn without_modules(&mut self) -> &mut Self {
+        self.modules = Some(Vec::new());
+        self
+    }
+
+    /// Adds the next signature, in the embedder's own encoding, one for each function type. The first call adds
+    /// signature 0.
+    ///
+    /// No two may be equal.
+    pub fn signature(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
+        self.signatures.push(bytes.into());
+        self
+    }
+
+    /// Says where in the source the code from `offset` to the next such entry came from, or that it has no source.
+    ///
+    /// A source offset is below `u32::MAX`.
+    pub fn address(&mut self, offset: u32, source_offset: Option<u32>) -> &mut Self {
+        self.addresses.push((offset, source_offset));
+        self
+    }
+
+    /// Adds a place where a private copy of the text may be changed: the bytes at `offset` when the patch is enabled, and
+    /// when it is not.
+    ///
+    /// It lies inside one function of the guest, has 1 to [`Patch::MAX_LEN`](crate::Patch::MAX_LEN) bytes, as many in
+    /// both forms, and shares none with another patch. The two forms differ, and the text holds the disabled one.
+    pub fn patch(&mut self, offset: u32, enabled: impl Into<Vec<u8>>, disabled: impl Into<Vec<u8>>) -> &mut Self {
+        self.patches.push((offset, enabled.into(), disabled.into()));
+        self
+    }
+
+    /// Sets the settings that the code was compiled with, in the embedder's own encoding.
+    pub fn configuration(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
+        self.configuration = bytes.into();
+        self
+    }
+
     /// Adds bytes of the embedder's own under a name that only it uses.
     ///
     /// They come back from [`CodeMemory::section`](crate::CodeMemory::section). A name has 1 to 240 of the characters
@@ -115,7 +173,7 @@ impl ImageBuilder {
 
     /// Checks everything and writes the image.
     ///
-    /// O(n).
+    /// O(n log n).
     ///
     /// # Errors
     ///
@@ -133,7 +191,7 @@ impl ImageBuilder {
         let user = self.user_sections()?;
 
         let required = functions.encode()?;
-        let optional = [(names::KEYS, functions.encode_keys()?), (names::NAMES, functions.encode_names()?)];
+        let optional = self.optional_sections(&functions)?;
         let (marker, check) = (marker::encode(), check::placeholder());
         let mut object = Object::new(BinaryFormat::Elf, target.architecture(), target.endianness());
         let mut add = |name: &str, kind, bytes, align| {
@@ -146,9 +204,7 @@ impl ImageBuilder {
         add(names::TRAPS, SectionKind::Other, traps.as_bytes(), 4);
         add(names::FUNCTIONS, SectionKind::Other, &required, 4);
         for (name, bytes) in &optional {
-            if let Some(bytes) = bytes {
-                add(name, SectionKind::Other, bytes, 4);
-            }
+            add(name, SectionKind::Other, bytes, 4);
         }
         for (name, bytes) in &user {
             add(name, SectionKind::Other, bytes, 8);
@@ -157,6 +213,28 @@ impl ImageBuilder {
         let mut file = object.write().map_err(|error| ImageError::Encode { message: error.to_string() })?;
         check::seal(&mut file, target)?;
         Ok(file)
+    }
+
+    /// Names and bytes of those sections that not every image has and this one does.
+    fn optional_sections(
+        &self,
+        functions: &CompiledFunctionsTable,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, ImageError> {
+        let modules = self.modules.as_deref().map_or(Ok(ModuleTable::default()), ModuleTable::describe)?;
+        let signatures = SignatureTable::collect(&self.signatures)?;
+        let addresses = AddressMap::from_sorted(&self.addresses, self.text.len())?;
+        let patches = PatchTable::from_sorted(&self.patches, &self.text)?;
+        references::check(functions, &modules, &signatures, &patches)?;
+        let sections = [
+            (names::KEYS, functions.encode_keys()?),
+            (names::NAMES, functions.encode_names()?),
+            (names::MODULES, modules.encode()?),
+            (names::SIGNATURES, signatures.encode()?),
+            (names::ADDRESSES, addresses.as_ref().map(AddressMap::encode).transpose()?),
+            (names::PATCHES, patches.encode()?),
+            (names::CONFIGURATION, (!self.configuration.is_empty()).then(|| self.configuration.clone())),
+        ];
+        Ok(sections.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect())
     }
 
     /// Full names and bytes of the embedder's sections. That no name comes twice is found out when the file is sealed.

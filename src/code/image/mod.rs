@@ -13,6 +13,11 @@
 //! | `.trapline.funcs` | [`CompiledFunctionsTable`](crate::CompiledFunctionsTable) | required |
 //! | `.trapline.keys` | what each function is | without it, the functions of one module |
 //! | `.trapline.names` | names of the functions | |
+//! | `.trapline.modules` | [`ModuleTable`](crate::ModuleTable) | without it, one module |
+//! | `.trapline.sigs` | [`SignatureTable`](crate::SignatureTable) | |
+//! | `.trapline.addrs` | [`AddressMap`](crate::AddressMap) | |
+//! | `.trapline.patches` | [`PatchTable`](crate::PatchTable) | |
+//! | `.trapline.config` | the settings that the code was compiled with, opaque | |
 //! | `.trapline.user.NAME` | whatever [`ImageBuilder::section`] was given | |
 //! | `.trapline.check` | length and CRC-32 of the file | only needed to verify |
 //!
@@ -43,6 +48,11 @@ pub(crate) mod names {
     pub(crate) const FUNCTIONS: &str = ".trapline.funcs";
     pub(crate) const KEYS: &str = ".trapline.keys";
     pub(crate) const NAMES: &str = ".trapline.names";
+    pub(crate) const MODULES: &str = ".trapline.modules";
+    pub(crate) const SIGNATURES: &str = ".trapline.sigs";
+    pub(crate) const ADDRESSES: &str = ".trapline.addrs";
+    pub(crate) const PATCHES: &str = ".trapline.patches";
+    pub(crate) const CONFIGURATION: &str = ".trapline.config";
     pub(crate) const CHECK: &str = ".trapline.check";
     /// What all names but `.text` begin with.
     pub(crate) const OURS: &str = ".trapline.";

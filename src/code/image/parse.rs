@@ -5,7 +5,13 @@ use std::ops::Range;
 
 use super::sections::Sections;
 use super::{ImageError, Target, marker, names};
+use crate::code::address_map::AddressMap;
 use crate::code::compiled_functions::CompiledFunctionsTable;
+use crate::code::module_table::ModuleTable;
+use crate::code::patch_table::PatchTable;
+use crate::code::references;
+use crate::code::signature_table::SignatureTable;
+use crate::code::tables::Tables;
 use crate::code::trap_table::TrapTable;
 
 /// A parsed image: tables on the heap, the text still in the file.
@@ -13,9 +19,7 @@ pub(crate) struct Image<'a> {
     pub(crate) text: &'a [u8],
     /// Where in the file the text is.
     pub(crate) text_range: Range<usize>,
-    pub(crate) traps: TrapTable,
-    pub(crate) functions: CompiledFunctionsTable,
-    pub(crate) user: UserSections,
+    pub(crate) tables: Tables,
 }
 
 impl<'a> Image<'a> {
@@ -24,20 +28,7 @@ impl<'a> Image<'a> {
         marker::check(sections.get(names::MARKER).ok_or(ImageError::NotAnImage)?.bytes)?;
         sections.require_relocatable()?;
         let text = sections.require(names::TEXT)?;
-        let text_len = text.bytes.len();
-        let optional = |name| sections.get(name).map(|section| section.bytes);
-        Ok(Image {
-            text: text.bytes,
-            text_range: text.range.clone(),
-            traps: TrapTable::parse(sections.require(names::TRAPS)?.bytes, text_len)?,
-            functions: CompiledFunctionsTable::parse(
-                sections.require(names::FUNCTIONS)?.bytes,
-                optional(names::KEYS),
-                optional(names::NAMES),
-                text_len,
-            )?,
-            user: UserSections::copy(&sections),
-        })
+        Ok(Image { text: text.bytes, text_range: text.range.clone(), tables: tables(&sections, text.bytes)? })
     }
 
     pub(crate) fn parse_verified(file: &'a [u8]) -> Result<Image<'a>, ImageError> {
@@ -49,6 +40,28 @@ impl<'a> Image<'a> {
 
 fn host() -> Result<Target, ImageError> {
     Target::host().ok_or(ImageError::UnsupportedHost)
+}
+
+fn tables(sections: &Sections<'_>, text: &[u8]) -> Result<Tables, ImageError> {
+    let required = |name| sections.require(name).map(|section| section.bytes);
+    let optional = |name| sections.get(name).map(|section| section.bytes);
+    let tables = Tables {
+        traps: TrapTable::parse(required(names::TRAPS)?, text.len())?,
+        functions: CompiledFunctionsTable::parse(
+            required(names::FUNCTIONS)?,
+            optional(names::KEYS),
+            optional(names::NAMES),
+            text.len(),
+        )?,
+        modules: ModuleTable::parse(optional(names::MODULES))?,
+        signatures: SignatureTable::parse(optional(names::SIGNATURES))?,
+        addresses: AddressMap::parse(optional(names::ADDRESSES), text.len())?,
+        patches: PatchTable::parse(optional(names::PATCHES), text)?,
+        configuration: optional(names::CONFIGURATION).unwrap_or_default().into(),
+        user: UserSections::copy(sections),
+    };
+    references::check(&tables.functions, &tables.modules, &tables.signatures, &tables.patches)?;
+    Ok(tables)
 }
 
 /// The embedder's own sections, sorted by name.

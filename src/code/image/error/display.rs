@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::ImageError;
 use crate::code::image::{ImageBuilder, names};
+use crate::code::patch_table::Patch;
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,6 +109,62 @@ impl fmt::Display for ImageError {
             ImageError::DuplicateFunctionKey { key, first, second } => write!(
                 f,
                 "functions at text offsets {first:#x} and {second:#x} are both {key}; give each function a key of its own"
+            ),
+            ImageError::NoSuchModule { key, modules } => {
+                write!(f, "the image has {modules} modules, but code that is {key}; describe its module")
+            }
+            ImageError::NoSuchSignature { key, signatures } => {
+                write!(f, "the image has {signatures} signatures, but code that is {key}; add its signature")
+            }
+            ImageError::FunctionIndexOverflow { key, imported_functions } => {
+                write!(f, "{key}, which imports {imported_functions}, has a number past 32 bits; split the module")
+            }
+            ImageError::UnknownModuleFlags { module, flags } => {
+                write!(f, "module {module} has flags {flags:#x}, some of which have no meaning")
+            }
+            ImageError::DuplicateSignature { first, second } => {
+                write!(f, "signatures {first} and {second} are the same bytes; add each once")
+            }
+            ImageError::AddressesOutOfOrder { previous, offset } => write!(
+                f,
+                "address of text offset {offset:#x} is listed after that of {previous:#x}; sort them by offset, and \
+                 give each offset one"
+            ),
+            ImageError::AddressOutsideText { offset, text_len } => {
+                write!(f, "address of text offset {offset:#x} is outside the text ({text_len:#x} bytes)")
+            }
+            ImageError::SourceOffsetTooLarge { offset } => write!(
+                f,
+                "the source offset of text offset {offset:#x} is {:#x}, which stands for none; use a lower one",
+                u32::MAX
+            ),
+            ImageError::PatchLength { offset, enabled, disabled } => write!(
+                f,
+                "patch at text offset {offset:#x} has {enabled} bytes when enabled and {disabled} when not; give both \
+                 the same number, from 1 to {}",
+                Patch::MAX_LEN
+            ),
+            ImageError::PatchWithoutEffect { offset } => {
+                write!(f, "patch at text offset {offset:#x} has the same bytes in both forms; leave it out")
+            }
+            ImageError::PatchesOutOfOrder { previous, range } => write!(
+                f,
+                "patch at text offsets {:#x}..{:#x} is listed after {:#x}..{:#x} and does not lie behind it; sort \
+                 them, and let none overlap",
+                range.start, range.end, previous.start, previous.end
+            ),
+            ImageError::PatchOutsideText { offset, len, text_len } => {
+                write!(f, "patch at text offset {offset:#x}, {len} bytes, ends outside the text ({text_len:#x} bytes)")
+            }
+            ImageError::PatchOutsideFunction { range } => write!(
+                f,
+                "patch at text offsets {:#x}..{:#x} is not inside one function of the guest; only those can be patched",
+                range.start, range.end
+            ),
+            ImageError::PatchNotInText { range } => write!(
+                f,
+                "text offsets {:#x}..{:#x} do not hold the disabled bytes of their patch; store text that is not patched",
+                range.start, range.end
             ),
             ImageError::EntryCount { section, expected, found } => {
                 write!(f, "section {section} has {found} entries, but describes {expected} things")

@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::code::function_key::FunctionKey;
+use crate::code::index::SignatureIndex;
 
 /// Why an image could not be built, read or loaded.
 #[derive(Debug)]
@@ -167,6 +168,100 @@ pub enum ImageError {
         first: u32,
         /// The offset of the next.
         second: u32,
+    },
+    /// A function's key names a module that the image does not have.
+    NoSuchModule {
+        /// The key.
+        key: FunctionKey,
+        /// How many modules the image has.
+        modules: usize,
+    },
+    /// A function's key names a signature that the image does not have.
+    NoSuchSignature {
+        /// The key.
+        key: FunctionKey,
+        /// How many signatures the image has.
+        signatures: usize,
+    },
+    /// A function's number in its module, imports counted first, does not fit 32 bits.
+    FunctionIndexOverflow {
+        /// The function's key.
+        key: FunctionKey,
+        /// How many functions the module imports.
+        imported_functions: u32,
+    },
+    /// A module has flags without meaning.
+    UnknownModuleFlags {
+        /// Which module, counted from 0.
+        module: usize,
+        /// The flags that it has.
+        flags: u32,
+    },
+    /// Two signatures are the same bytes.
+    DuplicateSignature {
+        /// The first.
+        first: SignatureIndex,
+        /// The one that equals it.
+        second: SignatureIndex,
+    },
+    /// An entry of the address map does not lie behind the one listed before it.
+    AddressesOutOfOrder {
+        /// The text offset of the entry before.
+        previous: u32,
+        /// The text offset that is not above it.
+        offset: u32,
+    },
+    /// An entry of the address map lies behind the end of the text.
+    AddressOutsideText {
+        /// Its text offset.
+        offset: u32,
+        /// The length of the text, in bytes.
+        text_len: usize,
+    },
+    /// A source offset is `u32::MAX`, which stands for none.
+    SourceOffsetTooLarge {
+        /// The text offset of the entry.
+        offset: u32,
+    },
+    /// A patch has no bytes, more than [`Patch::MAX_LEN`](crate::Patch::MAX_LEN), or not as many in both forms.
+    PatchLength {
+        /// Its offset.
+        offset: u32,
+        /// How many bytes it has when enabled.
+        enabled: usize,
+        /// How many when disabled.
+        disabled: usize,
+    },
+    /// A patch has the same bytes in both forms.
+    PatchWithoutEffect {
+        /// Its offset.
+        offset: u32,
+    },
+    /// A patch does not lie behind the one listed before it.
+    PatchesOutOfOrder {
+        /// The bytes of the patch before.
+        previous: Range<u32>,
+        /// Those of the one that does not lie behind it.
+        range: Range<u32>,
+    },
+    /// A patch ends behind the end of the text, or past the 32 bits that an offset has.
+    PatchOutsideText {
+        /// Its offset.
+        offset: u32,
+        /// How many bytes it has.
+        len: usize,
+        /// The length of the text, in bytes.
+        text_len: usize,
+    },
+    /// A patch does not lie inside one function of the guest.
+    PatchOutsideFunction {
+        /// The bytes that it would change.
+        range: Range<u32>,
+    },
+    /// The text does not hold the disabled bytes of a patch.
+    PatchNotInText {
+        /// Where it should.
+        range: Range<u32>,
     },
     /// Two sections that describe the same things disagree how many there are.
     EntryCount {

@@ -1,0 +1,164 @@
+//! The modules of an image.
+
+use std::fmt;
+
+use super::columns::{Names, Section, encode};
+use super::image::{ImageError, names};
+use super::index::StaticModuleIndex;
+
+/// The modules that were compiled into an image. A component has several.
+///
+/// A section of an image, of little-endian `u32`; a name ends where the next begins, and an empty one stands for none.
+/// An image without the section has one module, without a name, imports or flags:
+///
+/// ```text
+/// count | imported functions: [count] | flags: [count] | name ends: [count] | UTF-8 bytes
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct ModuleTable {
+    imported_functions: Box<[u32]>,
+    flags: Box<[u32]>,
+    names: Names,
+}
+
+/// What an image says about one of its modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModuleInfo<'a> {
+    index: StaticModuleIndex,
+    name: Option<&'a str>,
+    imported_functions: u32,
+    flags: u32,
+}
+
+/// What [`ImageBuilder::module`](crate::ImageBuilder::module) is told about a module. The default is one without a name,
+/// imports or debug information.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModuleDescription {
+    /// The module's name. An empty one is none.
+    pub name: Option<String>,
+    /// How many functions the module imports. Their indices come before those of its own.
+    pub imported_functions: u32,
+    /// Whether the module came with debug information that was not parsed.
+    pub unparsed_debug_info: bool,
+    /// Whether the environment that the program runs in decides if debug information is parsed.
+    pub debug_info_from_environment: bool,
+}
+
+const UNPARSED_DEBUG_INFO: u32 = 1 << 0;
+const DEBUG_INFO_FROM_ENVIRONMENT: u32 = 1 << 1;
+const ALL_FLAGS: u32 = UNPARSED_DEBUG_INFO | DEBUG_INFO_FROM_ENVIRONMENT;
+
+impl<'a> ModuleInfo<'a> {
+    /// Which module of its image this is.
+    #[must_use]
+    pub fn static_index(&self) -> StaticModuleIndex {
+        self.index
+    }
+
+    /// The module's name, if it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&'a str> {
+        self.name
+    }
+
+    /// How many functions the module imports: what to add to a
+    /// [`DefinedFunctionIndex`](crate::DefinedFunctionIndex) for the module's own number of that function.
+    #[must_use]
+    pub fn imported_functions(&self) -> u32 {
+        self.imported_functions
+    }
+
+    /// Whether the module came with debug information that was not parsed.
+    #[must_use]
+    pub fn has_unparsed_debug_info(&self) -> bool {
+        self.flags & UNPARSED_DEBUG_INFO != 0
+    }
+
+    /// Whether the environment that the program runs in decides if debug information is parsed.
+    #[must_use]
+    pub fn debug_info_depends_on_environment(&self) -> bool {
+        self.flags & DEBUG_INFO_FROM_ENVIRONMENT != 0
+    }
+}
+
+impl ModuleTable {
+    /// The table of `modules`. O(n).
+    pub(crate) fn describe(modules: &[ModuleDescription]) -> Result<ModuleTable, ImageError> {
+        let flags = |module: &ModuleDescription| {
+            let unparsed = if module.unparsed_debug_info { UNPARSED_DEBUG_INFO } else { 0 };
+            let environment = if module.debug_info_from_environment { DEBUG_INFO_FROM_ENVIRONMENT } else { 0 };
+            unparsed | environment
+        };
+        Ok(ModuleTable {
+            imported_functions: modules.iter().map(|module| module.imported_functions).collect(),
+            flags: modules.iter().map(flags).collect(),
+            names: Names::collect(names::MODULES, modules.iter().map(|module| module.name.as_deref()))?,
+        })
+    }
+
+    /// Checks and copies the table in the bytes of its section, if there is one.
+    pub(crate) fn parse(section: Option<&[u8]>) -> Result<ModuleTable, ImageError> {
+        let Some(section) = section else {
+            return Ok(ModuleTable::default());
+        };
+        let mut section = Section::new(names::MODULES, section);
+        let [imported_functions, flags, ends] = section.columns()?;
+        if let Some(module) = flags.iter().position(|flags| flags & !ALL_FLAGS != 0) {
+            return Err(ImageError::UnknownModuleFlags { module, flags: flags[module] });
+        }
+        Ok(ModuleTable { imported_functions, flags, names: Names::read(names::MODULES, section, ends)? })
+    }
+
+    /// The bytes of the section, if the image needs one.
+    pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
+        if *self == ModuleTable::default() {
+            return Ok(None);
+        }
+        let ends = self.names.column(self.len());
+        encode(names::MODULES, &[&self.imported_functions, &self.flags, &ends], &[self.names.as_bytes()]).map(Some)
+    }
+
+    /// The module at `index`.
+    ///
+    /// O(1).
+    #[must_use]
+    pub fn get(&self, index: StaticModuleIndex) -> Option<ModuleInfo<'_>> {
+        let at = index.as_u32() as usize;
+        Some(ModuleInfo {
+            index,
+            name: self.names.get(at),
+            imported_functions: *self.imported_functions.get(at)?,
+            flags: *self.flags.get(at)?,
+        })
+    }
+
+    /// The number of modules.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flags.len()
+    }
+
+    /// Whether the image has no module.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty()
+    }
+
+    /// All modules, by ascending index.
+    pub fn iter(&self) -> impl Iterator<Item = ModuleInfo<'_>> + '_ {
+        (0..=u32::MAX).map_while(|index| self.get(StaticModuleIndex::new(index)))
+    }
+}
+
+/// One module, without a name, imports or flags.
+impl Default for ModuleTable {
+    fn default() -> Self {
+        ModuleTable { imported_functions: [0].into(), flags: [0].into(), names: Names::default() }
+    }
+}
+
+impl fmt::Debug for ModuleTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
