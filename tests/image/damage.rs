@@ -2,7 +2,8 @@
 
 use trapline::{CodeMemory, ImageError};
 
-use crate::support::{assert_error, built, check_unpublished, find, small, trap_bytes, with_tables, words};
+use crate::sound::check_unpublished;
+use crate::support::{assert_error, built, find, small, trap_bytes, with_tables, words};
 
 #[test]
 fn an_image_cut_off_anywhere_is_an_error_or_keeps_its_tables_inside() {

@@ -4,7 +4,10 @@
 mod absurd;
 mod damage;
 mod foreign;
+mod functions;
 mod memory;
 mod round_trip;
+mod side_tables;
+mod sound;
 mod support;
 mod tables;

@@ -1,9 +1,10 @@
 //! What goes in comes out.
 
 use proptest::prelude::*;
-use trapline::{CodeMemory, CompiledFunctionsTable, ImageBuilder, TrapCode, TrapTable};
+use trapline::{CodeMemory, ImageBuilder, TrapCode, TrapTable};
 
-use crate::support::{built, check_tables, check_unpublished, only_publisher, small, trap_bytes};
+use crate::sound::{check_functions, check_traps, check_unpublished};
+use crate::support::{built, only_publisher, small, trap_bytes};
 
 #[test]
 fn what_was_built_is_what_is_loaded() {
@@ -26,7 +27,8 @@ fn what_was_built_is_what_is_loaded() {
     assert_eq!(code.function_by_offset((1 << 32) + 9), None);
     assert_eq!(code.section("types"), Some(b"signatures".as_slice()));
     assert_eq!(code.section("other"), None);
-    check_tables(48, code.traps(), code.functions());
+    check_traps(48, code.traps());
+    check_functions(48, code.functions());
 }
 
 #[test]
@@ -132,7 +134,7 @@ proptest! {
         let table = TrapTable::parse(&bytes, 32);
         prop_assert_eq!(table.is_ok(), sound);
         if let Ok(table) = table {
-            check_tables(32, &table, &CompiledFunctionsTable::default());
+            check_traps(32, &table);
             prop_assert_eq!(&TrapTable::from_sorted(table.iter(), 32).unwrap(), &table);
             prop_assert_eq!(table.as_bytes(), bytes);
         }

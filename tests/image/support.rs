@@ -8,7 +8,10 @@ use std::sync::{Mutex, MutexGuard};
 
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, elf};
-use trapline::{CodeMemory, CompiledFunctionsTable, ImageBuilder, ImageError, TrapCode, TrapTable, Unpublished};
+use trapline::{
+    CodeMemory, DefinedFunctionIndex, FunctionKey, ImageBuilder, ImageError, ModuleDescription, SignatureIndex,
+    StaticModuleIndex, TrapCode,
+};
 
 pub mod peak {
     //! The largest single allocation that a thread has asked for.
@@ -50,7 +53,19 @@ pub mod peak {
     }
 }
 
-/// A small image with one of everything.
+pub fn defined(module: u32, function: u32) -> FunctionKey {
+    FunctionKey::Defined { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
+}
+
+pub fn into_guest(module: u32, function: u32) -> FunctionKey {
+    FunctionKey::ArrayToWasm { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
+}
+
+pub fn out_of_guest(signature: u32) -> FunctionKey {
+    FunctionKey::WasmToArray { signature: SignatureIndex::new(signature) }
+}
+
+/// A small image with one of everything: every section that an image can have.
 pub fn small() -> ImageBuilder {
     let mut image = ImageBuilder::new();
     image
@@ -59,11 +74,61 @@ pub fn small() -> ImageBuilder {
         .trap(3, TrapCode::IntegerDivisionByZero)
         .trap(17, TrapCode::user(7).unwrap())
         .trap(47, TrapCode::Unreachable)
-        .function(0..10, Some("first"))
-        .function(10..12, None)
-        .function(16..48, Some("last"))
+        .compiled(0..10, defined(1, 2), Some("first"))
+        .compiled(10..12, out_of_guest(1), None)
+        .compiled(16..48, defined(0, 0), Some("last"))
+        .module(ModuleDescription {
+            name: Some("main".into()),
+            imported_functions: 3,
+            unparsed_debug_info: true,
+            debug_info_from_environment: false,
+        })
+        .module(ModuleDescription { debug_info_from_environment: true, ..ModuleDescription::default() })
+        .signature(*b"i32")
+        .signature([])
+        .address(0, Some(70))
+        .address(10, None)
+        .address(20, Some(90))
+        .patch(4, [0xcc, 0xcd], [4, 5])
+        .patch(20, [0xce], [20])
+        .configuration(*b"settings")
         .section("types", *b"signatures");
     image
+}
+
+/// The sections of [`small`] that are ours, apart from the checksum.
+pub const SECTIONS: [&str; 12] = [
+    ".text",
+    ".trapline.image",
+    ".trapline.traps",
+    ".trapline.funcs",
+    ".trapline.keys",
+    ".trapline.names",
+    ".trapline.modules",
+    ".trapline.sigs",
+    ".trapline.addrs",
+    ".trapline.patches",
+    ".trapline.config",
+    ".trapline.user.types",
+];
+
+/// The bytes of a section of [`small`].
+pub fn section(name: &str) -> Vec<u8> {
+    let file = built(&mut small());
+    let (_, range) = find(&file, name);
+    file[range].to_vec()
+}
+
+/// The image [`small`] with other bytes in some sections.
+pub fn small_with(changes: &[(&str, &[u8])]) -> Vec<u8> {
+    let originals = SECTIONS.map(section);
+    let sections: Vec<(&str, &[u8])> = std::iter::zip(SECTIONS, &originals)
+        .map(|(name, original)| {
+            let change = changes.iter().find(|change| change.0 == name);
+            (name, change.map_or(original.as_slice(), |change| change.1))
+        })
+        .collect();
+    elf_with(&sections)
 }
 
 pub fn built(image: &mut ImageBuilder) -> Vec<u8> {
@@ -97,9 +162,7 @@ pub fn find(file: &[u8], wanted: &str) -> (usize, Range<usize>) {
 }
 
 pub fn marker() -> Vec<u8> {
-    let file = built(&mut small());
-    let (_, range) = find(&file, ".trapline.image");
-    file[range].to_vec()
+    section(".trapline.image")
 }
 
 /// An otherwise valid image of 16 bytes of text whose tables are the given bytes.
@@ -147,28 +210,6 @@ macro_rules! assert_error {
 }
 
 pub(crate) use assert_error;
-
-/// Every table stays inside the text, in order, and every lookup agrees with a walk over the table.
-pub fn check_tables(text_len: usize, traps: &TrapTable, functions: &CompiledFunctionsTable) {
-    let sites: Vec<_> = traps.iter().collect();
-    assert_eq!(sites.len(), traps.len());
-    assert!(sites.iter().all(|site| (site.0 as usize) < text_len));
-    assert!(sites.is_sorted_by(|a, b| a.0 < b.0));
-    let listed: Vec<_> = functions.iter().collect();
-    assert_eq!(listed.len(), functions.len());
-    assert!(listed.iter().all(|f| !f.range().is_empty() && f.range().end as usize <= text_len));
-    assert!(listed.is_sorted_by(|a, b| a.range().end <= b.range().start));
-    for offset in (0..text_len as u32 + 2).chain([u32::MAX - 1, u32::MAX]) {
-        let site = sites.iter().find(|site| site.0 == offset);
-        assert_eq!(traps.get(offset), site.map(|site| site.1));
-        let function = listed.iter().find(|function| function.range().contains(&offset));
-        assert_eq!(functions.by_offset(offset).as_ref(), function);
-    }
-}
-
-pub fn check_unpublished(image: &Unpublished) {
-    check_tables(image.text().len(), image.traps(), image.functions());
-}
 
 /// Held by tests that look at executable mappings, so that no other test's code takes the addresses they look at.
 pub fn only_publisher() -> MutexGuard<'static, ()> {
