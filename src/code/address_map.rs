@@ -15,6 +15,19 @@ use super::image::{ImageError, names};
 /// ```text
 /// count | text offsets: [count], strictly ascending | source offsets: [count]
 /// ```
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, ImageBuilder};
+///
+/// let file = ImageBuilder::new().text([0x90; 16]).address(2, Some(100)).address(6, None).finish()?;
+/// let image = CodeMemory::parse(&file)?;
+/// let map = image.address_map().unwrap();
+/// assert_eq!([1, 2, 5, 6].map(|offset| map.source_offset(offset)), [None, Some(100), Some(100), None]);
+/// assert_eq!(map.source_offset_from(4, 5), None); // no entry between 4 and 5
+/// # Ok::<(), trapline::ImageError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct AddressMap {
     offsets: Box<[u32]>,

@@ -24,6 +24,28 @@ use super::index::StaticModuleIndex;
 /// keys:      count | spaces: [count] | indices: [count]    space: kind << 24 | module
 /// names:     count | ends: [count]   | UTF-8 bytes
 /// ```
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, FunctionKey, ImageBuilder, SignatureIndex, StaticModuleIndex};
+///
+/// let to_host = FunctionKey::WasmToArray { signature: SignatureIndex::new(0) };
+/// let file = ImageBuilder::new()
+///     .text([0x90; 16])
+///     .signature(*b"() -> ()")
+///     .function(0..7, Some("start"))
+///     .compiled(8..16, to_host, None)
+///     .finish()?;
+/// let image = CodeMemory::parse(&file)?;
+/// let table = image.functions();
+/// assert_eq!(table.by_offset(9).unwrap().key(), to_host);
+/// assert_eq!(table.by_offset(7), None);
+/// assert_eq!(table.by_key(to_host).unwrap().range(), 8..16);
+/// let names: Vec<_> = table.defined(StaticModuleIndex::new(0)).map(|function| function.name()).collect();
+/// assert_eq!(names, [Some("start")]);
+/// # Ok::<(), trapline::ImageError>(())
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct CompiledFunctionsTable {
     starts: Box<[u32]>,

@@ -17,6 +17,19 @@ use super::image::{ImageError, names};
 /// ```text
 /// count | offsets: [count] | ends: [count] | enabled bytes | disabled bytes
 /// ```
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, ImageBuilder};
+///
+/// let mut builder = ImageBuilder::new();
+/// builder.text([0x90, 0x90, 0xc3]).function(0..3, None).patch(1, [0xcc], [0x90]);
+/// let image = CodeMemory::parse(&builder.finish()?)?;
+/// let (index, patch) = image.patches().next_from(0).unwrap();
+/// assert_eq!((index, patch.offset(), patch.enabled(), patch.disabled()), (0, 1, &[0xcc][..], &[0x90][..]));
+/// # Ok::<(), trapline::ImageError>(())
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct PatchTable {
     offsets: Box<[u32]>,

@@ -72,13 +72,10 @@ impl SignatureTable {
 
     /// No two are equal: whoever looks for a signature's trampoline has to find the one that there is.
     fn checked(self) -> Result<Self, ImageError> {
-        let mut sorted: Vec<(&[u8], u32)> = self.iter().zip(0..).collect();
-        sorted.sort_unstable();
-        match sorted.array_windows().find(|[(a, _), (b, _)]| a == b) {
-            Some(&[(_, first), (_, second)]) => Err(ImageError::DuplicateSignature {
-                first: SignatureIndex::new(first),
-                second: SignatureIndex::new(second),
-            }),
+        let mut sorted: Vec<SignatureIndex> = (0..=u32::MAX).take(self.len()).map(SignatureIndex::new).collect();
+        sorted.sort_unstable_by_key(|&index| (self.get(index), index));
+        match sorted.array_windows().find(|[a, b]| self.get(*a) == self.get(*b)) {
+            Some(&[first, second]) => Err(ImageError::DuplicateSignature { first, second }),
             None => Ok(self),
         }
     }
