@@ -25,6 +25,33 @@ fn an_absurd_count_is_an_error_and_allocates_nothing_of_its_size() {
 }
 
 #[test]
+fn tables_that_have_to_be_sorted_take_memory_in_proportion_to_the_file() {
+    const COUNT: u32 = 20_000;
+    let reversed =
+        words(&std::iter::once(COUNT).chain(vec![0; COUNT as usize]).chain((0..COUNT).rev()).collect::<Vec<_>>());
+    let functions = words(&std::iter::once(COUNT).chain(0..COUNT).chain(vec![1; COUNT as usize]).collect::<Vec<_>>());
+    let equal = words(&std::iter::once(COUNT).chain(vec![0; COUNT as usize]).collect::<Vec<_>>());
+    let (marker, none, text) = (marker(), words(&[0]), [0x90; COUNT as usize]);
+    let file = |name: &'static str, table: &[u8]| {
+        elf_with(&[
+            (".text", &text),
+            (".trapline.image", &marker),
+            (".trapline.traps", &none),
+            (".trapline.funcs", &functions),
+            (name, table),
+        ])
+    };
+    let file_of_keys = file(".trapline.keys", &reversed);
+    let (result, peak) = peak::during(|| CodeMemory::parse(&file_of_keys));
+    assert_eq!(result.unwrap().functions().len(), COUNT as usize);
+    assert!(peak < file_of_keys.len(), "{peak} bytes at once");
+    let file_of_signatures = file(".trapline.sigs", &equal);
+    let (result, peak) = peak::during(|| CodeMemory::parse(&file_of_signatures));
+    assert_error!(result, Err(ImageError::DuplicateSignature { .. }));
+    assert!(peak < file_of_signatures.len(), "{peak} bytes at once");
+}
+
+#[test]
 fn absurd_headers_are_errors_and_allocate_nothing_of_their_size() {
     let file = built(&mut small());
     let (text_header, _) = find(&file, ".text");

@@ -91,6 +91,24 @@ fn functions_without_a_key_are_numbered_apart_from_those_with_one() {
 }
 
 #[test]
+fn a_module_has_its_functions_of_the_lowest_and_the_highest_number_and_no_others() {
+    let mut image = ImageBuilder::new();
+    image.text([0x90; 16]).module(ModuleDescription::default()).module(ModuleDescription::default());
+    image.compiled(0..2, into_guest(0, 0), None).compiled(2..4, defined(1, u32::MAX), None);
+    image.compiled(4..6, defined(1, 0), None).compiled(6..8, defined(0, u32::MAX), None);
+    let loaded = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+    let of = |module| {
+        let functions = loaded.functions().defined(StaticModuleIndex::new(module));
+        functions.map(|function| function.key()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(0), [defined(0, u32::MAX)]);
+    assert_eq!(of(1), [defined(1, 0), defined(1, u32::MAX)]);
+    for module in [2, (1 << 24) - 1, 1 << 24, u32::MAX] {
+        assert_eq!(of(module), []);
+    }
+}
+
+#[test]
 fn keys_that_name_what_is_not_there_are_refused_by_the_builder() {
     let one = |key: FunctionKey| {
         let mut image = ImageBuilder::new();
