@@ -52,7 +52,7 @@ fn reader_against_a_range_that_stays_while_its_neighbour_goes() {
 }
 
 #[test]
-fn two_readers_on_one_counter() {
+fn two_readers_on_one_stripe() {
     model(5, |census| {
         let registry = Arc::new(Registry::new());
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
@@ -62,6 +62,24 @@ fn two_readers_on_one_counter() {
         for reader in readers {
             assert!([None, Some(1)].contains(&reader.join().unwrap()));
         }
+    });
+}
+
+#[test]
+fn two_readers_on_one_count_whose_claim_is_taken() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let claims = registry.enter();
+        let readers = [reader(&registry, 0, 5), reader(&registry, 0, 5)];
+        registry.unregister(id).unwrap();
+        drop(claims);
+        registry.reclaim();
+        for reader in readers {
+            assert!([None, Some(1)].contains(&reader.join().unwrap()));
+        }
+        registry.reclaim();
+        assert_eq!(census.dropped(), 1, "everybody has left");
     });
 }
 

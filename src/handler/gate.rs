@@ -2,45 +2,57 @@
 //!
 //! # Protocol
 //!
+//! A stripe has, for each phase, a *claim*, 0 or 1, for one reader at a time, and a *count* for those who find it taken.
+//!
 //! ```text
-//! reader   c = stripes[hash of the stack's address][phase.load(Relaxed) & 1]
-//!          c.fetch_add(1, Acquire)                                              GateEnter
-//!          root = current.load(Acquire)                                         RootLoad
-//!          ... reads what hangs off root ...
-//!          c.fetch_sub(1, Release)              the same c, never derived anew  GateLeave
+//! reader   s = stripes[hash of the stack's address], at phase.load(Relaxed) & 1
+//!          if s.claim.compare_exchange(0, 1, Acquire) succeeds                  GateClaim
+//!              root = current.load(Acquire) ... reads what hangs off root ...   RootLoad
+//!              s.claim.store(0, Release)            the same claim              GateYield
+//!          else
+//!              s.count.fetch_add(1, Acquire)                                    GateEnter
+//!              root = current.load(Acquire) ... reads what hangs off root ...   RootLoad
+//!              s.count.fetch_sub(1, Release)        the same count              GateLeave
 //!
 //! writer   current.store(new, Release)          tick t: the old root is retired RootPublish
-//!          for each counter c:                                                  GateScan
+//!          for each claim and count c:                                          GateScan
 //!              if c.compare_exchange(0, 0, AcqRel, Relaxed) succeeds { quiet[c] = now }
 //!          what was retired at t may be freed once quiet[c] >= t for every c
 //! ```
 //!
 //! # Why it is enough
 //!
-//! Reader and writer both read-modify-write the same counter, so their operations are totally ordered in its
-//! modification order, whatever the machine reorders elsewhere. Take the writer's successful exchange of a zero, after
-//! its store at t, and any reader of that counter:
+//! Reader and writer both read-modify-write the same word, so their operations are totally ordered in its modification
+//! order, whatever the machine reorders elsewhere. Take the writer's successful exchange of a zero, after its store at
+//! t, and any reader of that word:
 //!
-//! - The reader's add comes later. It reads from the exchange, or from a read-modify-write after it, which continues
-//!   its release sequence: the add (Acquire) synchronises with the exchange (Release part), the store happens before
-//!   the reader's load of the root, and the reader finds the new root.
-//! - The reader's add comes earlier. Since the counter was zero, its subtraction came earlier too, and the exchange
-//!   (Acquire part) reads from it or from a later link of its release sequence: all that the reader did happens before
-//!   what the writer does next, which may be a free.
+//! - The reader comes in later. Between the exchange and it there are only exchanges of zeros, and the comings and
+//!   goings of other readers, each of which synchronised with the one before it: the entry (Acquire) happens after the
+//!   exchange (Release part), the store happens before the reader's load of the root, and the reader finds the new root.
+//! - The reader came in earlier. Since the word was zero, it had left. The exchange (Acquire part) reads what the last
+//!   one to leave wrote, or an exchange that did: all that the reader did happens before what the writer does next,
+//!   which may be a free. For a count, whose earlier leavers did not synchronise with later ones, their release
+//!   sequences carry it: everything on a count is a read-modify-write.
 //!
-//! The counters need not be zero together: each has to be *seen* at zero once after the store. A plain load in the scan
+//! Leaving a claim takes a plain store, because while it is 1 nobody else changes it: readers and writers only exchange
+//! zeros. That is what the claim is for: a read-modify-write less for the reader who is alone on its stripe. (Readers
+//! could swap a 1 in, which is some percent faster; but loom does not know that nothing comes between the two halves of
+//! a swap that changes nothing and reports a claim that stays taken, so that what ships could not be modelled.)
+//!
+//! The words need not be zero together: each has to be *seen* at zero once after the store. A plain load in the scan
 //! would not do (it is not in the modification order), and on x86-64 no stress test could tell: the models can.
 //!
 //! # Liveness
 //!
-//! A stripe that always has some reader inside would never be seen at zero. So each has two counters, and the phase
-//! says which one newcomers take. The writer flips it when the idle counters are done with the oldest garbage and an
-//! active one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
+//! A stripe that always has some reader inside would never be seen at zero. So each has two of everything, and the phase
+//! says which newcomers take. The writer flips it when the idle words are done with the oldest garbage and an active
+//! one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
 //!
 //! # Cost
 //!
-//! Two uncontended read-modify-writes. Which stripe is taken is a hash of where the stack is: different for different
-//! threads and for alternate stacks; two that collide share a cache line, not an answer.
+//! One uncontended read-modify-write and a store. Which stripe is taken is a hash of where the stack is: different for
+//! different threads and for alternate stacks; two that collide share a cache line, not an answer, and the second of
+//! them pays two more read-modify-writes, as does a handler that interrupts a lookup.
 
 use super::node::Node;
 use crate::sync::{self, AtomicPtr, AtomicUsize, Site, ordering};
@@ -52,10 +64,29 @@ pub(crate) const STRIPES: usize = if cfg!(loom) { 2 } else { 64 };
 /// A stripe fills two lines, so that the adjacent-line prefetcher does not tie neighbours together.
 #[repr(align(128))]
 struct Stripe {
-    inside: [AtomicUsize; 2],
+    claims: [AtomicUsize; 2],
+    counts: [AtomicUsize; 2],
 }
 
-/// The published root, and the counters of who is reading it.
+impl Stripe {
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Stripe {
+            claims: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            counts: [AtomicUsize::new(0), AtomicUsize::new(0)],
+        }
+    }
+
+    #[cfg(loom)]
+    fn new() -> Self {
+        Stripe {
+            claims: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            counts: [AtomicUsize::new(0), AtomicUsize::new(0)],
+        }
+    }
+}
+
+/// The published root, and who is reading it.
 #[repr(C, align(128))]
 pub(crate) struct Gate {
     // The two words that every lookup reads share a line; writers change them, readers never do.
@@ -66,7 +97,9 @@ pub(crate) struct Gate {
 
 /// A reader inside the gate; leaves when dropped, unwinding included.
 pub(crate) struct Inside<'g> {
-    counter: &'g AtomicUsize,
+    /// The claim that is this reader's, or the count that it is in.
+    word: &'g AtomicUsize,
+    claimed: bool,
 }
 
 impl Gate {
@@ -75,7 +108,7 @@ impl Gate {
         Self {
             current: AtomicPtr::new(core::ptr::null_mut()),
             phase: AtomicUsize::new(0),
-            stripes: [const { Stripe { inside: [AtomicUsize::new(0), AtomicUsize::new(0)] } }; STRIPES],
+            stripes: [const { Stripe::new() }; STRIPES],
         }
     }
 
@@ -84,7 +117,7 @@ impl Gate {
         Self {
             current: AtomicPtr::new(core::ptr::null_mut()),
             phase: AtomicUsize::new(0),
-            stripes: core::array::from_fn(|_| Stripe { inside: [AtomicUsize::new(0), AtomicUsize::new(0)] }),
+            stripes: core::array::from_fn(|_| Stripe::new()),
         }
     }
 
@@ -96,14 +129,32 @@ impl Gate {
         let hash = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 6);
         // A model picks its stripes itself.
         let stripe = if cfg!(loom) { seed } else { hash as usize };
-        let counter = &self.stripes[stripe & (STRIPES - 1)].inside[phase];
+        let stripe = &self.stripes[stripe & (STRIPES - 1)];
+        let claim = &stripe.claims[phase];
+        #[cfg(loom)]
+        if sync::plain(Site::GateClaim) {
+            let free = claim.load(Ordering::Acquire) == 0;
+            if free {
+                claim.store(1, Ordering::Release);
+                return Inside { word: claim, claimed: true };
+            }
+        }
+        // Relaxed when it is taken: nothing was entered yet.
+        if claim.compare_exchange(0, 1, ordering(Site::GateClaim), Ordering::Relaxed).is_ok() {
+            return Inside { word: claim, claimed: true };
+        }
+        Self::enter_count(&stripe.counts[phase])
+    }
+
+    #[cold]
+    fn enter_count(count: &AtomicUsize) -> Inside<'_> {
         #[cfg(loom)]
         if sync::plain(Site::GateEnter) {
-            counter.store(counter.load(Ordering::Acquire) + 1, Ordering::Release);
-            return Inside { counter };
+            count.store(count.load(Ordering::Acquire) + 1, Ordering::Release);
+            return Inside { word: count, claimed: false };
         }
-        counter.fetch_add(1, ordering(Site::GateEnter));
-        Inside { counter }
+        count.fetch_add(1, ordering(Site::GateEnter));
+        Inside { word: count, claimed: false }
     }
 
     /// The root that was published last; null when nothing is registered.
@@ -118,17 +169,22 @@ impl Gate {
         self.current.store(root, ordering(Site::RootPublish));
     }
 
-    /// The writer's look at one counter: whether nobody is inside. Never waits.
+    /// The writer's look at one side of a stripe: whether nobody is inside. Never waits.
     pub(crate) fn is_idle(&self, stripe: usize, phase: usize) -> bool {
-        let counter = &self.stripes[stripe].inside[phase];
-        #[cfg(loom)]
-        if sync::plain(Site::GateScan) {
-            return counter.load(Ordering::Acquire) == 0;
-        }
-        counter.compare_exchange(0, 0, ordering(Site::GateScan), Ordering::Relaxed).is_ok()
+        let stripe = &self.stripes[stripe];
+        // Both are looked at after the publication; that is all that is needed of each.
+        Self::is_zero(&stripe.claims[phase]) && Self::is_zero(&stripe.counts[phase])
     }
 
-    /// Sends newcomers to the counters of `phase`.
+    fn is_zero(word: &AtomicUsize) -> bool {
+        #[cfg(loom)]
+        if sync::plain(Site::GateScan) {
+            return word.load(Ordering::Acquire) == 0;
+        }
+        word.compare_exchange(0, 0, ordering(Site::GateScan), Ordering::Relaxed).is_ok()
+    }
+
+    /// Sends newcomers to the words of `phase`.
     pub(crate) fn set_phase(&self, phase: usize) {
         self.phase.store(phase, ordering(Site::PhaseStore));
     }
@@ -137,11 +193,14 @@ impl Gate {
 impl Drop for Inside<'_> {
     #[inline(always)]
     fn drop(&mut self) {
+        if self.claimed {
+            return self.word.store(0, ordering(Site::GateYield));
+        }
         #[cfg(loom)]
         if sync::plain(Site::GateLeave) {
-            self.counter.store(self.counter.load(Ordering::Acquire) - 1, Ordering::Release);
+            self.word.store(self.word.load(Ordering::Acquire) - 1, Ordering::Release);
             return;
         }
-        self.counter.fetch_sub(1, ordering(Site::GateLeave));
+        self.word.fetch_sub(1, ordering(Site::GateLeave));
     }
 }

@@ -1,8 +1,8 @@
-//! The writer's record of the gate: since when each counter is known to have let everybody go.
+//! The writer's record of the gate: since when each side of each stripe is known to have let everybody go.
 
 use crate::handler::gate::{Gate, STRIPES};
 
-/// For each counter of the gate, the last tick that nobody inside it can see the garbage of.
+/// For each side of each stripe, the last tick that nobody inside it can see the garbage of.
 pub(crate) struct Quiet {
     since: [[u64; 2]; STRIPES],
     phase: usize,
@@ -13,7 +13,7 @@ impl Quiet {
         Self { since: [[0; 2]; STRIPES], phase: 0 }
     }
 
-    /// Looks at every counter once, after the publication of tick `now`. `oldest` is the tick of the oldest garbage.
+    /// Looks at every side once, after the publication of tick `now`. `oldest` is the tick of the oldest garbage.
     ///
     /// Constant time; never waits.
     pub(crate) fn scan(&mut self, gate: &Gate, now: u64, oldest: u64) {

@@ -24,15 +24,20 @@ macro_rules! sites {
 }
 
 sites! {
-    /// Reader: which counter of the stripe. Liveness only; any value is safe.
+    /// Reader: which side of the stripe. Liveness only; any value is safe.
     PhaseLoad = Relaxed,
-    /// Writer: send newcomers to the other counter. Liveness only.
+    /// Writer: send newcomers to the other side. Liveness only.
     PhaseStore = Relaxed,
-    /// Reader: `fetch_add` on its counter; pairs with `GateScan`: a reader that comes after a zero sees the new root.
+    /// Reader: compare-exchange 0 -> 1 of its stripe's claim; pairs with `GateScan`, and with `GateYield` of the reader
+    /// before: a reader that comes after a zero sees the new root.
+    GateClaim = Acquire,
+    /// Reader: store of 0 to its claim; pairs with `GateScan`: what the reader did happens before what the zero allows.
+    GateYield = Release,
+    /// Reader: `fetch_add` on its stripe's count; pairs with `GateScan`: a reader that comes after a zero sees the new root.
     GateEnter = Acquire,
     /// Reader: `fetch_sub`; pairs with `GateScan`: what the reader did happens before what the zero allows.
     GateLeave = Release,
-    /// Writer: compare-exchange 0 -> 0; pairs with `GateEnter` and `GateLeave`.
+    /// Writer: compare-exchange 0 -> 0; pairs with `GateClaim`, `GateYield`, `GateEnter` and `GateLeave`.
     GateScan = AcqRel,
     /// Reader: the root; pairs with `RootPublish`: the nodes are initialised.
     RootLoad = Acquire,
