@@ -89,6 +89,7 @@ extern "C" fn sample(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
             expect(found.is_none() || found == Some(STABLE + t));
         }
     }
+    look_at_one_moment(n);
     // A second signal, inside the closure.
     let before = NESTED.load(Ordering::Relaxed);
     let inside = STATIC_REGISTRY.with(stable(n % STABLE), |found| {
@@ -98,6 +99,23 @@ extern "C" fn sample(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     });
     expect(inside == Some(n % STABLE));
     expect(NESTED.load(Ordering::Relaxed) > before);
+}
+
+/// A view sees one moment: what it found once it finds again, and it stays alive.
+fn look_at_one_moment(n: usize) {
+    STATIC_REGISTRY.view(|view| {
+        for k in 0..20 {
+            let i = (n * 20 + k) % STABLE;
+            expect(view.get(stable(i)).map(|found| found.payload().0) == Some(i));
+            let both = [(); 2].map(|()| {
+                (0..300).for_each(|_| std::hint::spin_loop());
+                // SAFETY: a reference; volatile, so that it is read now.
+                view.get(passing(1, i))
+                    .map(|found| (found.id(), unsafe { (&raw const found.payload().0).read_volatile() }))
+            });
+            expect(both[0] == both[1] && both[0].is_none_or(|(_, payload)| payload == STABLE + 1));
+        }
+    });
 }
 
 extern "C" fn nested(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {

@@ -54,8 +54,8 @@ fn slot(i: usize) -> usize {
 }
 
 /// What is known about a slot that comes and goes: the version that a write was last about to be made for, or was made
-/// for. A lookup that begins when `registered` is v and ends while `removing` is below v must find v or a later one; one
-/// that begins when `removed` is v must not find v or any older one.
+/// for. A lookup that begins when `registered` is v and ends while `removing` is below v must find v or a later one;
+/// one that begins when `removed` is v must not find v or any older one.
 #[derive(Default)]
 struct Truth {
     registering: AtomicU64,

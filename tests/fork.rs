@@ -27,8 +27,17 @@ fn stable_ranges_are_found() -> bool {
     })
 }
 
+/// Whether the lock is orphaned or not: a snapshot sees what lookups see, and counts what it sees.
+fn snapshots_are_right() -> bool {
+    let snapshot = REGISTRY.snapshot();
+    let clone = snapshot.clone();
+    let all = (0..STABLE).all(|i| snapshot.get(stable(i) + 5).map(|found| *found.payload()) == Some(i));
+    drop(snapshot);
+    all && clone.iter().count() == clone.len() && clone.len() >= STABLE
+}
+
 fn child(stable_id: trapline::CodeId) -> i32 {
-    if !stable_ranges_are_found() {
+    if !stable_ranges_are_found() || !snapshots_are_right() {
         return WRONG_LOOKUP;
     }
     // `malloc` works in the child (glibc sees to it), and the payload is made before the lock is asked for.
@@ -56,7 +65,7 @@ fn child(stable_id: trapline::CodeId) -> i32 {
         }
         Err(_) => return WRONG_ERROR,
     };
-    if stable_ranges_are_found() { end } else { WRONG_LOOKUP }
+    if stable_ranges_are_found() && snapshots_are_right() { end } else { WRONG_LOOKUP }
 }
 
 #[test]

@@ -99,6 +99,15 @@ fn lookups_in_the_gate_neither_allocate_nor_free() {
 }
 
 #[test]
+fn lookups_in_a_view_neither_allocate_nor_free() {
+    let _alone = fill();
+    let mut right = 0;
+    let nothing =
+        watched(|| right = REGISTRY.view(|view| look_everywhere(|pc| view.get(pc).map(|found| *found.payload()))));
+    assert_eq!((nothing, right), ((0, 0), RANGES));
+}
+
+#[test]
 fn lookups_under_a_guard_neither_allocate_nor_free() {
     let _alone = fill();
     let guard = REGISTRY.pin();
@@ -194,4 +203,66 @@ fn lookups_that_race_with_writers_neither_allocate_nor_free() {
     stop.store(1, Ordering::SeqCst);
     assert!(writer.join().unwrap() > 0);
     assert_eq!((nothing, right), ((0, 0), 10 * RANGES));
+}
+
+/// Code whose outer function calls an inner one that traps, and a handler that takes two backtraces of it.
+#[cfg(all(feature = "signal", target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn backtraces_in_a_handler_neither_allocate_nor_free() {
+    use std::sync::atomic::AtomicPtr;
+    use trapline::signal::{Entry, catch_trap_with, handle_signal, prepare_thread, sample};
+    use trapline::{Backtrace, BacktraceEnd, PcKind};
+
+    static SAMPLED: AtomicPtr<Backtrace<8>> = AtomicPtr::new(ptr::null_mut());
+    extern "C" fn on_trap(signum: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: the kernel's own arguments; the test's own backtrace, which it does not touch meanwhile.
+        unsafe {
+            sample(context, &mut *SAMPLED.load(Ordering::SeqCst));
+            if !handle_signal(signum, info, context) {
+                libc::_exit(1);
+            }
+        }
+    }
+
+    let _alone = fill();
+    let mut image = trapline::ImageBuilder::new();
+    image.text([
+        0x55, // push rbp
+        0x48, 0x89, 0xe5, // mov rbp, rsp
+        0xe8, 0x02, 0x00, 0x00, 0x00, // call the function at 11
+        0x5d, // pop rbp
+        0xc3, // ret
+        0x55, // push rbp
+        0x48, 0x89, 0xe5, // mov rbp, rsp
+        0x0f, 0x0b, // ud2
+    ]);
+    image.trap(15, trapline::TrapCode::Unreachable);
+    let memory = Arc::new(trapline::CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
+    let _registration = trapline::register_code(memory.clone()).unwrap();
+    let start = memory.text_range().start;
+    // SAFETY: the text is a function of the C calling convention; a zeroed action is a valid one.
+    let function = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_trap as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        assert_eq!(libc::sigaction(libc::SIGILL, &action, ptr::null_mut()), 0);
+        std::mem::transmute::<usize, unsafe extern "C" fn(*mut c_void)>(start)
+    };
+    prepare_thread().unwrap();
+    let (mut sampled, mut trapped) = (Backtrace::<8>::new(), Backtrace::<8>::new());
+    SAMPLED.store(&raw mut sampled, Ordering::SeqCst);
+    let mut traps = 0;
+    let nothing = watched(|| {
+        for _ in 0..100 {
+            let entry = Entry::new().backtrace(&mut trapped);
+            // SAFETY: the functions skip no frames but their own, and stay on this stack.
+            traps += usize::from(unsafe { catch_trap_with(function, ptr::null_mut(), entry) }.is_err());
+        }
+    });
+    assert_eq!((nothing, traps), ((0, 0), 100));
+    for backtrace in [&sampled, &trapped] {
+        let expected = [(start + 15, PcKind::Faulting), (start + 9, PcKind::ReturnAddress)];
+        assert_eq!(backtrace.frames().collect::<Vec<_>>(), expected);
+        assert_eq!(backtrace.end(), BacktraceEnd::Complete);
+    }
 }

@@ -24,6 +24,26 @@ fn snapshot_against_unregister_and_free() {
 }
 
 #[test]
+fn who_found_a_range_takes_no_snapshot_without_it() {
+    model(5, |census| {
+        let registry = Arc::new(Registry::new());
+        registry.register(0..10, census.code(1)).unwrap().leak();
+        // So that there is a root to be found.
+        drop(registry.snapshot());
+        let reader = {
+            let registry = registry.clone();
+            spawn(move || {
+                if registry.with(15, |_| ()).is_some() {
+                    assert!(registry.snapshot().get(15).is_some(), "a snapshot is behind a lookup");
+                }
+            })
+        };
+        registry.register(10..20, census.code(2)).unwrap().leak();
+        reader.join().unwrap();
+    });
+}
+
+#[test]
 fn the_end_of_a_snapshot_against_reclaim() {
     model(5, |census| {
         let registry = Arc::new(Registry::new());

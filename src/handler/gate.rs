@@ -2,7 +2,8 @@
 //!
 //! # Protocol
 //!
-//! A stripe has, for each phase, a *claim*, 0 or 1, for one reader at a time, and a *count* for those who find it taken.
+//! A stripe has, for each phase, a *claim*, 0 or 1, for one reader at a time, and a *count* for those who find it
+//! taken.
 //!
 //! ```text
 //! reader   s = stripes[hash of the stack's address], at phase.load(Relaxed) & 1
@@ -15,9 +16,9 @@
 //!              s.count.fetch_sub(1, Release)        the same count              GateLeave
 //!
 //! writer   current.store(new, Release)          tick t: the old root is retired RootPublish
-//!          for each claim and count c:                                          GateScan
-//!              if c.compare_exchange(0, 0, AcqRel, Relaxed) succeeds { quiet[c] = now }
-//!          what was retired at t may be freed once quiet[c] >= t for every c
+//!          for each side s of each stripe:                                      GateScan
+//!              if compare_exchange(0, 0, AcqRel, Relaxed) succeeds on its claim and its count { quiet[s] = now }
+//!          what was retired at t may be freed once quiet[s] >= t for every s
 //! ```
 //!
 //! # Why it is enough
@@ -26,9 +27,10 @@
 //! order, whatever the machine reorders elsewhere. Take the writer's successful exchange of a zero, after its store at
 //! t, and any reader of that word:
 //!
-//! - The reader comes in later. Between the exchange and it there are only exchanges of zeros, and the comings and
-//!   goings of other readers, each of which synchronised with the one before it: the entry (Acquire) happens after the
-//!   exchange (Release part), the store happens before the reader's load of the root, and the reader finds the new root.
+//! - The reader comes in later. On a claim there are only exchanges of zeros between, and the comings and goings of
+//!   other readers, each of which synchronised with the one before it; on a count everything is a read-modify-write,
+//!   and continues the exchange's release sequence. Either way the entry (Acquire) happens after the exchange (Release
+//!   part), the store happens before the reader's load of the root, and the reader finds the new root.
 //! - The reader came in earlier. Since the word was zero, it had left. The exchange (Acquire part) reads what the last
 //!   one to leave wrote, or an exchange that did: all that the reader did happens before what the writer does next,
 //!   which may be a free. For a count, whose earlier leavers did not synchronise with later ones, their release
@@ -44,9 +46,9 @@
 //!
 //! # Liveness
 //!
-//! A stripe that always has some reader inside would never be seen at zero. So each has two of everything, and the phase
-//! says which newcomers take. The writer flips it when the idle words are done with the oldest garbage and an active
-//! one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
+//! A stripe that always has some reader inside would never be seen at zero. So each has two of everything, and the
+//! phase says which newcomers take. The writer flips it when the idle words are done with the oldest garbage and an
+//! active one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
 //!
 //! # Cost
 //!

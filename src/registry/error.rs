@@ -25,8 +25,8 @@ pub enum RegisterError {
         /// The range that was to be registered.
         range: Range<usize>,
     },
-    /// This process was forked while another thread of its parent was writing to the registry, which can therefore
-    /// never be written to here. Lookups still work.
+    /// This process was forked while another thread of its parent was writing to the registry, reclaiming, or taking
+    /// the first snapshot after a write. The registry can therefore never be written to here. Lookups still work.
     Forked,
 }
 
@@ -79,5 +79,5 @@ impl fmt::Display for UnregisterError {
 
 impl core::error::Error for UnregisterError {}
 
-const FORKED: &str = "this process was forked while another thread was writing to the code registry, \
-                      which cannot be written to any more; lookups still work";
+const FORKED: &str = "this process was forked while another thread was writing to the code registry or \
+                      taking a snapshot of it, which cannot be written to any more; lookups still work";

@@ -7,12 +7,12 @@
 //!   gate (crate::handler)  guard                      snapshot
 //!     |                      |                          |
 //!     +-------> root of a copy-on-write tree <----------+      tree: the sorted array of ranges, in nodes
-//!                  ^                                           root: what the arc-swap holds
+//!                  ^                                           root: what the arc-swap holds for snapshots
 //!                  | publishes
 //!               writer -- retires --> limbo --> freed          quiet: what the gate lets go, and when
 //! ```
 //!
-//! `writer` is what is done under the lock; `estate` is what is done after it, and what outlives the registry.
+//! `read` is how lookups begin; `writer` is what is done under the lock; `estate` is what is done after it, and what outlives the registry.
 
 mod error;
 mod estate;
@@ -20,11 +20,13 @@ mod found;
 mod guard;
 mod limbo;
 mod quiet;
+mod read;
 mod registration;
 mod root;
 mod snapshot;
 mod stats;
 mod tree;
+mod view;
 mod writer;
 
 pub use error::{RegisterError, UnregisterError};
@@ -33,10 +35,10 @@ pub use guard::Guard;
 pub use registration::Registration;
 pub use snapshot::Snapshot;
 pub use stats::Stats;
+pub use view::View;
 
 use crate::handler::gate::Gate;
-use crate::handler::node;
-use crate::sync::{self, AtomicBool, AtomicPtr, Site, ordering};
+use crate::sync::{self, AtomicBool, AtomicPtr};
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Range;
@@ -76,11 +78,12 @@ use writer::{Freed, Published, Writer};
 /// # Ok::<(), trapline::RegisterError>(())
 /// ```
 ///
-/// # Three ways to look up
+/// # Ways to look up
 ///
 /// | | for | protects what it finds |
 /// |---|---|---|
 /// | [`with`](Self::with) | signal handlers, and anyone for a single lookup | while the closure runs |
+/// | [`view`](Self::view) | signal handlers with many lookups in a row, as in a stack walk | while the closure runs |
 /// | [`pin`](Self::pin) | ordinary threads with many lookups in a row | while the guard lives |
 /// | [`snapshot`](Self::snapshot) | anyone who keeps or iterates a view | while the snapshot lives |
 ///
@@ -96,15 +99,17 @@ use writer::{Freed, Published, Writer};
 /// holds up what is retired while it does.
 ///
 /// Failed allocations that grow with the registry are errors. Some of fixed size abort the process, as everywhere in
-/// Rust: the shared state of the first registration (`Arc::new`), what arc-swap sets up the first time a thread writes
-/// or takes a snapshot, and once [`pin`](Self::pin) is used, crossbeam-epoch's bags and its record of each thread. A
-/// removal takes no memory but these last two.
+/// Rust: the shared state of the first registration (`Arc::new`); the words that a [`snapshot`](Self::snapshot) refers
+/// to, and the list of those that are held, and what arc-swap sets up the first time a thread takes one, or is the
+/// first to write after one; and once [`pin`](Self::pin) is used, crossbeam-epoch's bags and its record of each thread.
+/// A removal takes no memory but what arc-swap and crossbeam need.
 ///
 /// # Fork
 ///
-/// In the child of a `fork`, lookups work. If another thread was writing at the time, writes are impossible there and
-/// say so ([`RegisterError::Forked`]). If another thread was inside the gate or pinned at the time, it is so for ever in
-/// the child, and what is retired there is never freed.
+/// In the child of a `fork`, lookups work, and snapshots. If another thread was writing at the time, reclaiming, or
+/// taking the first snapshot after a write, writes are impossible there and say so ([`RegisterError::Forked`]). If
+/// another thread was inside the gate or pinned at the time, it is so for ever in the child, and what is retired there
+/// is never freed.
 pub struct CodeRegistry<T: Send + Sync + 'static> {
     gate: Gate,
     /// Whether anybody ever pinned: without guards there is nothing to wait for but the gate.
@@ -272,71 +277,6 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         if found { Ok(()) } else { Err(missing) }
     }
 
-    /// Finds the range that holds `pc`, and calls `f` with it: the lookup for signal handlers.
-    ///
-    /// O(log n), wait-free where fetch-and-add is one instruction. What `f` is given stays alive until it returns.
-    /// `f` is called in the gate: while any `f` runs, nothing that is retired meanwhile is freed. A panic that unwinds
-    /// through `with` leaves the gate. A `longjmp` or any other jump out of `f` does not, and *everything* retired
-    /// later is kept for ever: copy the answer out, return, then jump.
-    ///
-    /// # Signal safety
-    ///
-    /// Safe in any handler, at any instruction, on any thread, as far as `f` is. It takes no lock, allocates and frees
-    /// nothing, makes no system call, uses no thread-local storage, runs no destructor, and does not panic. Lookups
-    /// may be nested.
-    #[inline]
-    pub fn with<R>(&self, pc: usize, f: impl for<'a> FnOnce(Found<'a, T>) -> R) -> Option<R> {
-        let _inside = self.gate.enter();
-        // SAFETY: inside the gate since before the load: the nodes below the root, and their payloads, are not freed
-        // before `_inside` is dropped (N4). A payload of this registry is a T, and `f` cannot let it escape.
-        unsafe { node::find(self.gate.current(), pc).map(|entry| f(Found::new(pc, entry))) }
-    }
-
-    /// Finds the range that holds `pc`, and gives its payload to keep, and the offset of `pc` in the range, in bytes.
-    ///
-    /// O(log n).
-    ///
-    /// # Signal safety
-    ///
-    /// Not safe: dropping an `Arc` may free.
-    pub fn get_owned(&self, pc: usize) -> Option<(Arc<T>, usize)> {
-        self.with(pc, |found| (found.to_arc(), found.offset()))
-    }
-
-    /// Pins the calling thread, for many lookups in a row.
-    ///
-    /// # Signal safety
-    ///
-    /// Not safe: the first pin of a thread allocates, and any may run what others deferred.
-    pub fn pin(&self) -> Guard<'_, T> {
-        // Acquire pairs with the Release below.
-        if !self.pinned.load(ordering(Site::PinnedLoad)) {
-            // Writers look at `pinned` after they saw the gate quiet. Setting it inside the gate makes sure that a
-            // writer that does not see it yet has not seen the gate quiet since it published either, or else that this
-            // thread, and whoever sees it set, finds the new root.
-            let _inside = self.gate.enter();
-            self.pinned.store(true, ordering(Site::PinnedStore));
-        }
-        Guard::new(self, sync::epoch::pin())
-    }
-
-    /// The registry as it is now, to keep. Constant time.
-    ///
-    /// # Signal safety
-    ///
-    /// Not safe: the first use of a thread allocates.
-    pub fn snapshot(&self) -> Snapshot<T> {
-        let Some(estate) = self.estate() else { return Snapshot::empty() };
-        let root = estate.roots().load();
-        let estate: *const Estate<T> = estate;
-        // SAFETY: from `Arc::into_raw`, and the registry has a reference for as long as it is borrowed.
-        let estate = unsafe {
-            sync::Arc::increment_strong_count(estate);
-            sync::Arc::from_raw(estate)
-        };
-        Snapshot::new(root, estate)
-    }
-
     /// Frees what can be freed. With no handler inside, no guard held anywhere in the process, and no snapshot that
     /// sees it, that is everything that was retired before.
     ///
@@ -381,6 +321,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # Signal safety
     ///
     /// Safe.
+    #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn stats(&self) -> Stats {
         self.estate().map_or(Stats::default(), |estate| estate.counts().get())
     }

@@ -1,6 +1,6 @@
-//! The published root: what the arc-swap holds, and what an owned snapshot is a reference to.
+//! The root: what the arc-swap holds, and what an owned snapshot is a reference to.
 //!
-//! A reference count of our own rather than `Arc`, which aborts when there is no memory: a removal must not.
+//! A reference count of our own rather than `Arc`: the writer reuses a root that nobody has.
 
 use super::tree::pool::{List, NoMemory};
 use crate::handler::node::Node;
@@ -31,11 +31,13 @@ unsafe impl Send for RootRef {}
 unsafe impl Sync for RootRef {}
 
 impl RootRef {
+    pub(crate) const LAYOUT: Layout = Layout::new::<Root>();
+
     /// A root that nobody else has, to be [`set`](Self::set) later.
     pub(crate) fn blank() -> Result<Self, NoMemory> {
         // SAFETY: the layout has a size, and all of the root is written before it is used.
         unsafe {
-            let root = NonNull::new(std::alloc::alloc(Layout::new::<Root>()).cast::<Root>()).ok_or(NoMemory)?;
+            let root = NonNull::new(std::alloc::alloc(Self::LAYOUT).cast::<Root>()).ok_or(NoMemory)?;
             root.write(Root {
                 references: AtomicUsize::new(1),
                 tick: 0,
@@ -113,13 +115,15 @@ impl Clone for RootRef {
 
 impl Drop for RootRef {
     fn drop(&mut self) {
-        // Release pairs with the Acquire in `is_unique`. No Acquire here: the writer has a reference to every root until
-        // it found it unique, so it is always the last, and has synchronised with the others.
+        // Release pairs with the Acquire in `is_unique`, and with the one below.
         if self.references.fetch_sub(1, ordering(Site::SnapshotDrop)) == 1 {
+            // The writer has a reference to every root of its own until it found it unique; of those that are made
+            // without it, in the child of a fork, somebody else may be the last.
+            self.references.load(ordering(Site::SnapshotGone));
             // SAFETY: the last reference; made by `blank` with this layout.
             unsafe {
                 ptr::drop_in_place(self.0.as_ptr());
-                std::alloc::dealloc(self.0.as_ptr().cast(), Layout::new::<Root>());
+                std::alloc::dealloc(self.0.as_ptr().cast(), Self::LAYOUT);
             }
         }
     }

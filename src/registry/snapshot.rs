@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 /// The registry as it was at one moment.
 ///
-/// Taking or cloning one takes constant time and no memory of its own. It keeps what it can see alive, payloads
+/// Taking or cloning one takes constant time. It keeps what it can see alive, payloads
 /// included, however long it is held, and even if the registry is dropped; what is registered and unregistered
 /// afterwards it neither sees nor keeps. What is found may have been unregistered since.
 ///
-/// A snapshot may be ahead of lookups by writes that have not returned yet; never behind.
+/// A snapshot is never behind a lookup that went before it.
 ///
 /// What a snapshot alone has kept is freed some writes after it was dropped, or by
 /// [`reclaim`](super::CodeRegistry::reclaim); of a registry that is gone, when the last of its snapshots is dropped.
@@ -34,8 +34,8 @@ pub struct Snapshot<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Snapshot<T> {
-    pub(super) fn new(root: Option<RootRef>, estate: sync::Arc<Estate<T>>) -> Self {
-        Self { root, estate: Some(estate) }
+    pub(super) fn new(root: RootRef, estate: sync::Arc<Estate<T>>) -> Self {
+        Self { root: Some(root), estate: Some(estate) }
     }
 
     pub(super) fn empty() -> Self {

@@ -21,9 +21,6 @@ use core::ptr;
 /// A write retires a leaf and its ancestors, so this is some twenty to thirty writes.
 pub(super) const COLLECT_AT: usize = if cfg!(loom) { 1 } else { 64 };
 
-/// How many superseded roots are kept for reuse.
-const SPARE_ROOTS: usize = 4;
-
 /// The writer's state.
 pub(super) struct Writer {
     /// The tick of the last publication.
@@ -35,8 +32,10 @@ pub(super) struct Writer {
     /// Ranges whose payload is still to be dropped.
     retired_ranges: usize,
     pool: Pool,
-    /// Roots that nobody has; there is room for [`SPARE_ROOTS`] once anything was registered.
-    spare_roots: Vec<RootRef>,
+    /// Whether snapshots are taken of the tree as it is: then the cell of roots holds one.
+    rooted: bool,
+    /// A root that nobody has, for the next snapshot.
+    spare_root: Option<RootRef>,
     limbo: Limbo,
     quiet: Quiet,
     /// How much garbage makes the next collection worth its while.
@@ -76,7 +75,8 @@ impl Writer {
             hidden: 0,
             retired_ranges: 0,
             pool: Pool::new(),
-            spare_roots: Vec::new(),
+            rooted: false,
+            spare_root: None,
             limbo: Limbo::new(),
             quiet: Quiet::new(),
             collect_at: COLLECT_AT,
@@ -101,7 +101,7 @@ impl Writer {
         let Some((first, _)) = ranges.peek() else {
             return Ok(self.tick);
         };
-        if self.set_roots_aside().is_err() || self.sweep(published).is_err() || self.set_roots_aside().is_err() {
+        if self.sweep(published).is_err() {
             return Err(RegisterError::OutOfMemory { range: first.clone() });
         }
         let tick = self.tick + 1;
@@ -155,6 +155,8 @@ impl Writer {
         } else {
             edit.hide(&place);
             self.hidden += 1;
+            // A new snapshot must not count it.
+            self.unroot(published.roots);
         }
         true
     }
@@ -177,43 +179,52 @@ impl Writer {
     }
 
     fn publish(&mut self, published: Published<'_>, node: *mut Node, retired: List) {
-        let mut root = self.spare_roots.pop().expect("a root was set aside");
-        root.set(self.tick + 1, node, self.ranges);
-        // First what snapshots are taken from, then what lookups read: a snapshot may be ahead of a lookup by writes
-        // that have not returned yet, never behind.
-        let old = published.roots.swap(Some(root));
+        // First what snapshots are taken from, then what lookups read: whoever has found the new tree takes no snapshot
+        // of the old one. Who asks for a snapshot in between waits for our lock.
+        self.unroot(published.roots);
         published.gate.publish(node);
         self.tick += 1;
         self.node = node;
         self.limbo.retire(retired);
-        if let Some(old) = old {
-            if old.is_unique() {
-                recycle(&mut self.spare_roots, old);
-            } else {
-                self.limbo.hold(old);
-            }
-        }
     }
 
-    /// A root for this publication, one for a removal after it, and room to hold those that they replace.
-    fn set_roots_aside(&mut self) -> Result<(), NoMemory> {
-        if !self.limbo.reserve(3) || self.spare_roots.try_reserve(SPARE_ROOTS).is_err() {
+    /// What snapshots of the tree as it is refer to. Made by the first of them after a write, so that writes that
+    /// nobody takes snapshots between are not held up by it; the next write takes it out of the cell.
+    pub(super) fn root(&mut self, roots: &RootCell<RootRef>) -> Result<RootRef, NoMemory> {
+        if self.rooted
+            && let Some(root) = roots.load()
+        {
+            return Ok(root);
+        }
+        // For when it is superseded.
+        if !self.limbo.reserve(1) {
             return Err(NoMemory);
         }
-        while self.spare_roots.len() < 2 {
-            self.spare_roots.push(RootRef::blank()?);
+        let mut root = match self.spare_root.take() {
+            Some(root) => root,
+            None => RootRef::blank()?,
+        };
+        root.set(self.tick, self.node, self.ranges);
+        roots.swap(Some(root.clone()));
+        self.rooted = true;
+        Ok(root)
+    }
+
+    /// Takes the root out of the cell: the tree changes.
+    fn unroot(&mut self, roots: &RootCell<RootRef>) {
+        if self.rooted
+            && let Some(root) = roots.swap(None)
+        {
+            if root.is_unique() {
+                self.spare_root = Some(root);
+            } else {
+                self.limbo.hold(root);
+            }
         }
-        Ok(())
+        self.rooted = false;
     }
 
     fn set_removal_aside(&mut self) -> Result<(), NoMemory> {
-        // One for this removal, one for the end of the registry.
-        if !self.limbo.reserve(2) {
-            return Err(NoMemory);
-        }
-        if self.spare_roots.is_empty() {
-            self.spare_roots.push(RootRef::blank()?);
-        }
         // SAFETY: we are the writer: the tree is alive.
         tree::stock_removal(&mut self.pool, unsafe { tree::height(self.node) })
     }
@@ -242,8 +253,8 @@ impl Writer {
 
     fn collect_through(&mut self, frontier: u64, freed: &mut Freed) {
         let mut nodes = List::new();
-        let spare = &mut self.spare_roots;
-        self.limbo.collect(frontier, &mut nodes, |root| recycle(spare, root));
+        let spare = &mut self.spare_root;
+        self.limbo.collect(frontier, &mut nodes, |root| *spare = Some(root));
         self.let_go(nodes, freed);
     }
 
@@ -282,11 +293,7 @@ impl Writer {
 
     /// Ends the registry: everything in it is retired, and freed unless a snapshot sees it.
     pub(super) fn close(&mut self, roots: &RootCell<RootRef>, freed: &mut Freed) {
-        if let Some(root) = roots.swap(None)
-            && !root.is_unique()
-        {
-            self.limbo.hold(root);
-        }
+        self.unroot(roots);
         let death = self.tick + 1;
         let node = core::mem::replace(&mut self.node, ptr::null_mut());
         let mut nodes = List::new();
@@ -322,11 +329,5 @@ impl Writer {
             retired_bytes: self.limbo.bytes(),
             spare_bytes: self.pool.bytes(),
         }
-    }
-}
-
-fn recycle(spare: &mut Vec<RootRef>, root: RootRef) {
-    if spare.len() < SPARE_ROOTS {
-        spare.push(root);
     }
 }

@@ -33,7 +33,8 @@ sites! {
     GateClaim = Acquire,
     /// Reader: store of 0 to its claim; pairs with `GateScan`: what the reader did happens before what the zero allows.
     GateYield = Release,
-    /// Reader: `fetch_add` on its stripe's count; pairs with `GateScan`: a reader that comes after a zero sees the new root.
+    /// Reader: `fetch_add` on its stripe's count; pairs with `GateScan`: a reader that comes after a zero sees the new
+    /// root.
     GateEnter = Acquire,
     /// Reader: `fetch_sub`; pairs with `GateScan`: what the reader did happens before what the zero allows.
     GateLeave = Release,

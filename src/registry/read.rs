@@ -1,0 +1,141 @@
+//! The ways to look up.
+
+use super::estate::Estate;
+use super::root::RootRef;
+use super::tree::{self, pool::NoMemory};
+use super::{CodeRegistry, Found, Guard, Snapshot, View};
+use crate::handler::node;
+use crate::sync::{self, Site, ordering};
+use std::sync::Arc;
+
+impl<T: Send + Sync + 'static> CodeRegistry<T> {
+    /// Finds the range that holds `pc`, and calls `f` with it: the lookup for signal handlers.
+    ///
+    /// O(log n), wait-free where fetch-and-add is one instruction. What `f` is given stays alive until it returns.
+    /// `f` is called in the gate: while any `f` runs, nothing that is retired meanwhile is freed. A panic that unwinds
+    /// through `with` leaves the gate. A `longjmp` or any other jump out of `f` does not, and *everything* retired
+    /// later is kept for ever: copy the answer out, return, then jump.
+    ///
+    /// # Signal safety
+    ///
+    /// Safe in any handler, at any instruction, on any thread, as far as `f` is. It takes no lock, allocates and frees
+    /// nothing, makes no system call, uses no thread-local storage, runs no destructor, and does not panic. Lookups
+    /// may be nested.
+    #[inline]
+    #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
+    pub fn with<R>(&self, pc: usize, f: impl for<'a> FnOnce(Found<'a, T>) -> R) -> Option<R> {
+        let _inside = self.gate.enter();
+        // SAFETY: inside the gate since before the load: the nodes below the root, and their payloads, are not freed
+        // before `_inside` is dropped (N4). A payload of this registry is a T, and `f` cannot let it escape.
+        unsafe { node::find(self.gate.current(), pc).map(|entry| f(Found::new(pc, entry))) }
+    }
+
+    /// Calls `f` with a view of the registry, for many lookups in a row: the stack walk of a signal handler.
+    ///
+    /// As [`with`](Self::with), but the gate is entered once, and all lookups see the registry as of that moment. What
+    /// is said there of `f` holds here: while it runs, nothing that is retired meanwhile is freed, and it must return.
+    ///
+    /// # Signal safety
+    ///
+    /// Safe in any handler, as [`with`](Self::with) is, as far as `f` is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use trapline::CodeRegistry;
+    ///
+    /// static CODE: CodeRegistry<&str> = CodeRegistry::new();
+    ///
+    /// let _fib = CODE.register(0x1000..0x1400, Arc::new("fib"))?;
+    /// let _main = CODE.register(0x2000..0x2100, Arc::new("main"))?;
+    /// let stack = [0x1234, 0x1300, 0x2010, 0x9999];
+    /// let guests = CODE.view(|view| stack.iter().take_while(|pc| view.get(**pc).is_some()).count());
+    /// assert_eq!(guests, 3);
+    /// # Ok::<(), trapline::RegisterError>(())
+    /// ```
+    ///
+    /// What is found stays inside:
+    ///
+    /// ```compile_fail
+    /// # static CODE: trapline::CodeRegistry<&str> = trapline::CodeRegistry::new();
+    /// let escaped = CODE.view(|view| view.get(0x1000));
+    /// ```
+    #[inline]
+    #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
+    pub fn view<R>(&self, f: impl for<'a> FnOnce(View<'a, T>) -> R) -> R {
+        let _inside = self.gate.enter();
+        // SAFETY: inside the gate since before the load: the nodes below the root, and their payloads, are not freed
+        // before `_inside` is dropped (N4). A payload of this registry is a T, and `f` cannot let the view escape.
+        f(unsafe { View::new(self.gate.current()) })
+    }
+
+    /// Finds the range that holds `pc`, and gives its payload to keep, and the offset of `pc` in the range, in bytes.
+    ///
+    /// O(log n).
+    ///
+    /// # Signal safety
+    ///
+    /// Not safe: dropping an `Arc` may free.
+    pub fn get_owned(&self, pc: usize) -> Option<(Arc<T>, usize)> {
+        self.with(pc, |found| (found.to_arc(), found.offset()))
+    }
+
+    /// Pins the calling thread, for many lookups in a row.
+    ///
+    /// # Signal safety
+    ///
+    /// Not safe: the first pin of a thread allocates, and any may run what others deferred.
+    pub fn pin(&self) -> Guard<'_, T> {
+        // Acquire pairs with the Release below.
+        if !self.pinned.load(ordering(Site::PinnedLoad)) {
+            // Writers look at `pinned` after they saw the gate quiet. Setting it inside the gate makes sure that a
+            // writer that does not see it yet has not seen the gate quiet since it published either, or else that this
+            // thread, and whoever sees it set, finds the new root.
+            let _inside = self.gate.enter();
+            self.pinned.store(true, ordering(Site::PinnedStore));
+        }
+        Guard::new(self, sync::epoch::pin())
+    }
+
+    /// The registry as it is now, to keep.
+    ///
+    /// Constant time. The first snapshot after a write takes the writers' lock, and so waits for a write that is under
+    /// way; and a few words of memory for itself and those that follow it. The others take neither. Aborts if there is
+    /// no memory for these words, or for one more in the list of snapshots that are held.
+    ///
+    /// # Signal safety
+    ///
+    /// Not safe: it may take a lock, and the first use of a thread allocates.
+    pub fn snapshot(&self) -> Snapshot<T> {
+        let Some(estate) = self.estate() else { return Snapshot::empty() };
+        let root = match estate.roots().load() {
+            Some(root) => root,
+            None => self.new_root(estate),
+        };
+        let estate: *const Estate<T> = estate;
+        // SAFETY: from `Arc::into_raw`, and the registry has a reference for as long as it is borrowed.
+        let estate = unsafe {
+            sync::Arc::increment_strong_count(estate);
+            sync::Arc::from_raw(estate)
+        };
+        Snapshot::new(root, estate)
+    }
+
+    #[cold]
+    fn new_root(&self, estate: &Estate<T>) -> RootRef {
+        let root = match estate.lock() {
+            Ok(mut writer) => writer.root(estate.roots()),
+            // The thread that was writing when this process was forked is not here, and nobody writes any more: the
+            // tree that lookups read stays as it is, unfreed, whether it is counted or not.
+            Err(_) => RootRef::blank().map(|mut root| {
+                let node = self.gate.current().cast_mut();
+                // SAFETY: as said, the tree stays. The counts may not be those of this tree.
+                let ranges = unsafe { tree::leaves(node).map(|leaf| tree::visible(leaf).count()).sum() };
+                root.set(u64::MAX, node, ranges);
+                root
+            }),
+        };
+        root.unwrap_or_else(|NoMemory| std::alloc::handle_alloc_error(RootRef::LAYOUT))
+    }
+}
