@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::columns::{Section, encode};
 use super::image::{ImageError, names};
+use super::rank::rank;
 
 /// A sorted map from text offset to source offset: an entry holds for its own offset and all that follow, up to the
 /// next.
@@ -87,7 +88,7 @@ impl AddressMap {
     /// `text_offset` lies in.
     #[must_use]
     pub fn source_offset_from(&self, floor: u32, text_offset: u32) -> Option<u32> {
-        let index = self.offsets.partition_point(|&offset| offset <= text_offset).checked_sub(1)?;
+        let index = rank(&self.offsets, text_offset).checked_sub(1)?;
         let (offset, source) = self.entry(index)?;
         source.filter(|_| floor <= offset)
     }

@@ -8,16 +8,17 @@ use super::function_key::FunctionKey;
 use super::function_keys::FunctionKeys;
 use super::image::{ImageError, names};
 use super::index::StaticModuleIndex;
+use super::rank::rank;
 
-/// Everything that was compiled into a text, functions of the guest and trampolines: disjoint ranges in ascending order,
-/// each with an index, a key and perhaps a name.
+/// Everything that was compiled into a text, functions of the guest and trampolines: disjoint ranges in ascending
+/// order, each with an index, a key and perhaps a name.
 ///
 /// A function's index is its place in the table. Its key says what it is, and no two are equal. Bytes between functions
 /// (padding, constants) belong to none.
 ///
 /// Three sections of an image, so that keys and names can be left out. All numbers are little-endian `u32`; a name ends
-/// where the next begins, and an empty one stands for none. Without keys, the function at place i is the one that module
-/// 0 defines as its number i:
+/// where the next begins, and an empty one stands for none. Without keys, the function at place i is the one that
+/// module 0 defines as its number i:
 ///
 /// ```text
 /// functions: count | starts: [count] | lengths: [count]
@@ -55,12 +56,13 @@ pub struct CompiledFunctionsTable {
 }
 
 /// One function of a [`CompiledFunctionsTable`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Function<'a> {
     index: u32,
     key: FunctionKey,
     range: Range<u32>,
-    name: Option<&'a str>,
+    /// Those of the table, read only if somebody asks.
+    names: &'a Names,
 }
 
 impl<'a> Function<'a> {
@@ -85,7 +87,27 @@ impl<'a> Function<'a> {
     /// The function's name, if the image has one.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
-        self.name
+        self.names.get(self.index as usize)
+    }
+}
+
+impl PartialEq for Function<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |function: &Self| (function.index, function.key, function.range());
+        parts(self) == parts(other) && self.name() == other.name()
+    }
+}
+
+impl Eq for Function<'_> {}
+
+impl fmt::Debug for Function<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function")
+            .field("index", &self.index)
+            .field("key", &self.key)
+            .field("range", &self.range)
+            .field("name", &self.name())
+            .finish()
     }
 }
 
@@ -155,9 +177,10 @@ impl CompiledFunctionsTable {
     ///
     /// Takes no lock and allocates nothing, but is not part of the code that is audited for handlers. Keep the offset
     /// and ask afterwards.
+    #[inline]
     #[must_use]
     pub fn by_offset(&self, offset: u32) -> Option<Function<'_>> {
-        let index = self.starts.partition_point(|&start| start <= offset).checked_sub(1)?;
+        let index = rank(&self.starts, offset).checked_sub(1)?;
         let function = self.get_at(index)?;
         function.range.contains(&offset).then_some(function)
     }
@@ -204,11 +227,12 @@ impl CompiledFunctionsTable {
         (0..=u32::MAX).map_while(|index| self.get(index))
     }
 
+    #[inline]
     fn get_at(&self, place: usize) -> Option<Function<'_>> {
         let start = *self.starts.get(place)?;
         let range = start..start.checked_add(*self.lens.get(place)?)?;
         let key = self.keys.get(place)?;
-        Some(Function { index: u32::try_from(place).ok()?, key, range, name: self.names.get(place) })
+        Some(Function { index: u32::try_from(place).ok()?, key, range, names: &self.names })
     }
 }
 

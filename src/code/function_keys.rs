@@ -81,6 +81,7 @@ impl FunctionKeys {
     }
 
     /// The key at `place`.
+    #[inline]
     pub(super) fn get(&self, place: usize) -> Option<FunctionKey> {
         let (space, index) = self.pair(place);
         FunctionKey::decode(space, index).filter(|_| place < self.len)
@@ -113,6 +114,7 @@ impl FunctionKeys {
         self.by_key.get(rank).map_or(rank, |&place| place as usize)
     }
 
+    #[inline]
     fn pair(&self, place: usize) -> (u32, u32) {
         match self.spaces.get(place).zip(self.indices.get(place)) {
             Some((&space, &index)) => (space, index),

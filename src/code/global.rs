@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use super::memory::CodeMemory;
+use super::registered::RegisteredCode;
 use crate::handler::trap_code::TrapCode;
-use crate::registry::{CodeId, CodeRegistry, Found, RegisterError, Registration, Snapshot, Stats};
+use crate::registry::{CodeId, CodeRegistry, Found, RegisterError, Registration, Snapshot, Stats, View};
 
 /// Constant-initialised: a handler may be the first caller ever.
-static CODE: CodeRegistry<CodeMemory> = CodeRegistry::new();
+static CODE: CodeRegistry<RegisteredCode> = CodeRegistry::new();
 
 /// Makes `code` known to the whole process, signal handlers included, until the registration is dropped.
 ///
@@ -27,7 +28,21 @@ static CODE: CodeRegistry<CodeMemory> = CodeRegistry::new();
 ///
 /// Not for handlers: allocates and takes the writers' lock.
 pub fn register_code(code: Arc<CodeMemory>) -> Result<CodeRegistration, RegisterError> {
+    register(Arc::new(RegisteredCode::shared(code)))
+}
+
+/// As [`register_code`], for a private copy.
+pub(crate) fn register_private_copy(code: Arc<RegisteredCode>) -> Result<CodeRegistration, RegisterError> {
+    register(code)
+}
+
+fn register(code: Arc<RegisteredCode>) -> Result<CodeRegistration, RegisterError> {
     CODE.register(code.text_range(), code).map(CodeRegistration)
+}
+
+/// Where the registered range that `pc` lies in starts.
+pub(crate) fn start_of_code(pc: usize) -> Option<usize> {
+    CODE.with(pc, |found| found.range().start)
 }
 
 /// Keeps code known to the process; see [`register_code`].
@@ -35,7 +50,7 @@ pub fn register_code(code: Arc<CodeMemory>) -> Result<CodeRegistration, Register
 /// Dropping it hides the code from later lookups. It stops no thread that executes the code: keep the
 /// [`CodeMemory`] alive until none does.
 #[must_use = "dropping the registration unregisters the code"]
-pub struct CodeRegistration(Registration<'static, CodeMemory>);
+pub struct CodeRegistration(Registration<'static, RegisteredCode>);
 
 impl CodeRegistration {
     /// The id that lookups report for this code, or `None` for code without text.
@@ -56,17 +71,26 @@ impl std::fmt::Debug for CodeRegistration {
     }
 }
 
-/// Calls `f` with the registered code that `pc`, an absolute address, lies in: its memory and the offset in its text.
+/// Calls `f` with the registered code that `pc`, an absolute address, lies in, and the offset in its text.
 ///
-/// `f` borrows the memory for its own time only, and must return: copy the answer out, and jump elsewhere afterwards.
+/// `f` borrows the code for its own time only, and must return: copy the answer out, and jump elsewhere afterwards.
 ///
 /// O(log n).
 ///
 /// # Signal safety
 ///
 /// Async-signal-safe, if `f` is.
-pub fn lookup_code<R>(pc: usize, f: impl for<'a> FnOnce(Found<'a, CodeMemory>) -> R) -> Option<R> {
+pub fn lookup_code<R>(pc: usize, f: impl for<'a> FnOnce(Found<'a, RegisteredCode>) -> R) -> Option<R> {
     CODE.with(pc, f)
+}
+
+/// Calls `f` with a view of all registered code, for many lookups in a row; see [`CodeRegistry::view`].
+///
+/// # Signal safety
+///
+/// Async-signal-safe, if `f` is.
+pub fn code_view<R>(f: impl for<'a> FnOnce(View<'a, RegisteredCode>) -> R) -> R {
+    CODE.view(f)
 }
 
 /// Why the instruction at `pc`, an absolute address, traps, if it is a trap site of registered code.
@@ -101,7 +125,7 @@ pub fn is_trap_pc(pc: usize) -> bool {
 ///
 /// Not for handlers: dropping the `Arc` may unmap. They have [`lookup_code`].
 #[must_use]
-pub fn find_code(pc: usize) -> Option<(Arc<CodeMemory>, usize)> {
+pub fn find_code(pc: usize) -> Option<(Arc<RegisteredCode>, usize)> {
     CODE.get_owned(pc)
 }
 
@@ -109,9 +133,9 @@ pub fn find_code(pc: usize) -> Option<(Arc<CodeMemory>, usize)> {
 ///
 /// # Signal safety
 ///
-/// Not for handlers: the first use of a thread allocates.
+/// Not for handlers: it may take a lock, and the first use of a thread allocates.
 #[must_use]
-pub fn code_snapshot() -> Snapshot<CodeMemory> {
+pub fn code_snapshot() -> Snapshot<RegisteredCode> {
     CODE.snapshot()
 }
 
@@ -132,4 +156,13 @@ pub fn code_stats() -> Stats {
 /// Not for handlers: unmaps memory.
 pub fn reclaim_code() {
     CODE.reclaim();
+}
+
+/// Frees what can be freed when it is dropped, as [`reclaim_code`] does.
+pub(crate) struct ReclaimCode;
+
+impl Drop for ReclaimCode {
+    fn drop(&mut self) {
+        reclaim_code();
+    }
 }

@@ -45,8 +45,8 @@ pub struct CodeMemory {
 impl CodeMemory {
     /// Loads the image in `file`, the bytes of a whole file, without looking at its checksum.
     ///
-    /// Whatever the bytes are, the result is an error or code memory whose tables stay inside its text. Whether the text
-    /// is what the compiler emitted only [`CodeMemory::parse_verified`] can tell.
+    /// Whatever the bytes are, the result is an error or code memory whose tables stay inside its text. Whether the
+    /// text is what the compiler emitted only [`CodeMemory::parse_verified`] can tell.
     ///
     /// O(n), and O(n log n) for functions whose keys are out of order, and for signatures.
     ///
@@ -83,7 +83,8 @@ impl CodeMemory {
     /// Loads the image in `file`, and executes its text in place if it begins a page of the file.
     ///
     /// The text is mapped privately, so that processes which load the same file share its pages until they change them
-    /// with [`Unpublished::text_mut`]. Text that does not begin a page is copied. Everything else is copied to the heap.
+    /// with [`Unpublished::text_mut`]. Text that does not begin a page is copied. Everything else is copied to the
+    /// heap.
     ///
     /// # Safety
     ///
@@ -104,8 +105,8 @@ impl CodeMemory {
         unsafe { Unpublished::from_file(file, |bytes| Image::parse(bytes)) }
     }
 
-    /// As [`CodeMemory::from_file`], and checks that the file is what [`ImageBuilder`](crate::ImageBuilder) wrote, which
-    /// reads all of it.
+    /// As [`CodeMemory::from_file`], and checks that the file is what [`ImageBuilder`](crate::ImageBuilder) wrote,
+    /// which reads all of it.
     ///
     /// # Safety
     ///
@@ -172,6 +173,7 @@ impl CodeMemory {
     }
 
     /// The functions of the text.
+    #[inline]
     #[must_use]
     pub fn functions(&self) -> &CompiledFunctionsTable {
         &self.tables.functions
@@ -186,6 +188,7 @@ impl CodeMemory {
     /// The module at `index`.
     ///
     /// O(1).
+    #[inline]
     #[must_use]
     pub fn module(&self, index: StaticModuleIndex) -> Option<ModuleInfo<'_>> {
         self.tables.modules.get(index)
@@ -217,8 +220,8 @@ impl CodeMemory {
         &self.tables.patches
     }
 
-    /// The settings that the code was compiled with, as [`ImageBuilder::configuration`](crate::ImageBuilder::configuration)
-    /// was given them. Empty if it was not.
+    /// The settings that the code was compiled with, as
+    /// [`ImageBuilder::configuration`](crate::ImageBuilder::configuration) was given them. Empty if it was not.
     #[must_use]
     pub fn configuration(&self) -> &[u8] {
         &self.tables.configuration

@@ -13,7 +13,10 @@ mod index;
 mod memory;
 mod module_table;
 mod patch_table;
+mod private_text;
+mod rank;
 mod references;
+mod registered;
 mod signature_table;
 mod tables;
 mod text;
@@ -25,14 +28,17 @@ pub use address_map::AddressMap;
 pub use compiled_functions::{CompiledFunctionsTable, Function};
 pub use function_key::FunctionKey;
 pub use global::{
-    CodeRegistration, code_snapshot, code_stats, find_code, is_trap_pc, lookup_code, lookup_trap_code, reclaim_code,
-    register_code,
+    CodeRegistration, code_snapshot, code_stats, code_view, find_code, is_trap_pc, lookup_code, lookup_trap_code,
+    reclaim_code, register_code,
 };
+pub(crate) use global::{ReclaimCode, register_private_copy, start_of_code};
 pub use image::{ImageBuilder, ImageError, Target};
 pub use index::{DefinedFunctionIndex, SignatureIndex, StaticModuleIndex};
 pub use memory::CodeMemory;
 pub use module_table::{ModuleDescription, ModuleInfo, ModuleTable};
 pub use patch_table::{Patch, PatchTable};
+pub(crate) use private_text::{Overwrite, PrivateText, WriteError};
+pub use registered::RegisteredCode;
 pub use signature_table::SignatureTable;
 pub use trap_table::TrapTable;
 pub use unpublished::Unpublished;

@@ -22,16 +22,17 @@ pub struct ModuleTable {
 }
 
 /// What an image says about one of its modules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct ModuleInfo<'a> {
     index: StaticModuleIndex,
-    name: Option<&'a str>,
     imported_functions: u32,
     flags: u32,
+    /// Those of the table, read only if somebody asks.
+    names: &'a Names,
 }
 
-/// What [`ImageBuilder::module`](crate::ImageBuilder::module) is told about a module. The default is one without a name,
-/// imports or debug information.
+/// What [`ImageBuilder::module`](crate::ImageBuilder::module) is told about a module. The default is one without a
+/// name, imports or debug information.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModuleDescription {
     /// The module's name. An empty one is none.
@@ -58,7 +59,7 @@ impl<'a> ModuleInfo<'a> {
     /// The module's name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
-        self.name
+        self.names.get(self.index.as_u32() as usize)
     }
 
     /// How many functions the module imports: what to add to a
@@ -78,6 +79,26 @@ impl<'a> ModuleInfo<'a> {
     #[must_use]
     pub fn debug_info_depends_on_environment(&self) -> bool {
         self.flags & DEBUG_INFO_FROM_ENVIRONMENT != 0
+    }
+}
+
+impl PartialEq for ModuleInfo<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |module: &Self| (module.index, module.imported_functions, module.flags);
+        parts(self) == parts(other) && self.name() == other.name()
+    }
+}
+
+impl Eq for ModuleInfo<'_> {}
+
+impl fmt::Debug for ModuleInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModuleInfo")
+            .field("index", &self.index)
+            .field("name", &self.name())
+            .field("imported_functions", &self.imported_functions)
+            .field("flags", &self.flags)
+            .finish()
     }
 }
 
@@ -121,14 +142,15 @@ impl ModuleTable {
     /// The module at `index`.
     ///
     /// O(1).
+    #[inline]
     #[must_use]
     pub fn get(&self, index: StaticModuleIndex) -> Option<ModuleInfo<'_>> {
         let at = index.as_u32() as usize;
         Some(ModuleInfo {
             index,
-            name: self.names.get(at),
             imported_functions: *self.imported_functions.get(at)?,
             flags: *self.flags.get(at)?,
+            names: &self.names,
         })
     }
 

@@ -83,13 +83,13 @@ impl ExecutableText {
 }
 
 #[cfg(unix)]
-fn page_size() -> Option<usize> {
+pub(super) fn page_size() -> Option<usize> {
     // SAFETY: asks for a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).ok().filter(|size| size.is_power_of_two())
 }
 
 #[cfg(not(unix))]
-fn page_size() -> Option<usize> {
+pub(super) fn page_size() -> Option<usize> {
     None
 }

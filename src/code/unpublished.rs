@@ -60,8 +60,9 @@ impl Unpublished {
     ///
     /// # Errors
     ///
-    /// The operating system's, if it refuses executable memory, as for a file on a file system mounted `noexec`; and [`io::ErrorKind::Unsupported`] on a machine whose
-    /// caches this crate does not know how to make coherent. The text is then unmapped.
+    /// The operating system's, if it refuses executable memory, as for a file on a file system mounted `noexec`; and
+    /// [`io::ErrorKind::Unsupported`] on a machine whose caches this crate does not know how to make coherent. The text
+    /// is then unmapped.
     ///
     /// # Signal safety
     ///
@@ -120,8 +121,8 @@ impl Unpublished {
         &self.tables.patches
     }
 
-    /// The settings that the code was compiled with, as [`ImageBuilder::configuration`](crate::ImageBuilder::configuration)
-    /// was given them. Empty if it was not.
+    /// The settings that the code was compiled with, as
+    /// [`ImageBuilder::configuration`](crate::ImageBuilder::configuration) was given them. Empty if it was not.
     #[must_use]
     pub fn configuration(&self) -> &[u8] {
         &self.tables.configuration

@@ -146,8 +146,8 @@ impl ImageBuilder {
         self
     }
 
-    /// Adds a place where a private copy of the text may be changed: the bytes at `offset` when the patch is enabled, and
-    /// when it is not.
+    /// Adds a place where a private copy of the text may be changed: the bytes at `offset` when the patch is enabled,
+    /// and when it is not.
     ///
     /// It lies inside one function of the guest, has 1 to [`Patch::MAX_LEN`](crate::Patch::MAX_LEN) bytes, as many in
     /// both forms, and shares none with another patch. The two forms differ, and the text holds the disabled one.

@@ -9,8 +9,8 @@ use super::{ImageError, Target, names};
 
 type Header = elf::FileHeader64<Endianness>;
 
-/// The sections of a file that are ours, sorted by name. Names are unique; no two share a byte of the file, nor does any
-/// with the headers.
+/// The sections of a file that are ours, sorted by name. Names are unique; no two share a byte of the file, nor does
+/// any with the headers.
 pub(super) struct Sections<'a> {
     found: Vec<Section<'a>>,
     kind: u16,

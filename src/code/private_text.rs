@@ -1,0 +1,127 @@
+//! A store's own copy of a text, which it may patch.
+//!
+//! The copy is never writable and executable at once, and no `&[u8]` of it is ever handed out: whoever may patch it has
+//! it to himself, by a `&mut` of the owner's, and everyone else knows its addresses only.
+
+use std::io;
+use std::ops::Range;
+
+use memmap2::{MmapMut, MmapRaw};
+
+use super::icache;
+use super::text::page_size;
+
+/// Bytes at an offset of a text.
+pub(crate) type Overwrite<'p> = (usize, &'p [u8]);
+
+/// A private, executable copy of a text.
+pub(crate) struct PrivateText {
+    map: MmapRaw,
+    len: usize,
+}
+
+impl PrivateText {
+    /// Copies `text`, which is not empty, into pages of its own, and makes them executable.
+    pub(crate) fn copy(text: &[u8]) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon(text.len())?;
+        map.copy_from_slice(text);
+        let copy = PrivateText { map: MmapRaw::from(map), len: text.len() };
+        copy.protect(0..copy.len, Protection::Execute)?;
+        // SAFETY: nobody else knows of the copy yet.
+        unsafe { copy.make_coherent(0..copy.len)? };
+        Ok(copy)
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        let start = self.map.as_ptr().expose_provenance();
+        // The mapping has at least as many bytes.
+        start..start.wrapping_add(self.len)
+    }
+
+    /// Whether the bytes at the patch's offset are the patch's. `None` if it does not lie inside the text.
+    ///
+    /// # Safety
+    ///
+    /// Nobody patches meanwhile.
+    #[cfg(feature = "breakpoints")]
+    pub(crate) unsafe fn holds(&self, (offset, bytes): Overwrite<'_>) -> Option<bool> {
+        self.check(offset, bytes.len())?;
+        // SAFETY: inside the mapping, which is readable; nobody writes, says our caller.
+        let current = unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset), bytes.len()) };
+        Some(current == bytes)
+    }
+
+    /// Writes `patches`, which lie inside `span`, which lies inside the text.
+    ///
+    /// The pages of `span` are not executable meanwhile. On an error that came before anything was written nothing has
+    /// changed; if the right to execute cannot be given back, the bytes are as wanted, and the code faults when it is
+    /// entered, until a later call on the same span succeeds.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the only one who reads or writes the bytes, and nobody executes them meanwhile.
+    pub(crate) unsafe fn write<'p>(
+        &self,
+        span: Range<usize>,
+        patches: impl Iterator<Item = Overwrite<'p>>,
+    ) -> Result<(), WriteError> {
+        self.protect(span.clone(), Protection::Write).map_err(WriteError::Unchanged)?;
+        for (offset, bytes) in patches {
+            debug_assert!(span.start <= offset && offset + bytes.len() <= span.end);
+            if self.check(offset, bytes.len()).is_some() && span.start <= offset && offset + bytes.len() <= span.end {
+                // SAFETY: inside the span, whose pages are writable now; only we write, says our caller.
+                unsafe { self.map.as_mut_ptr().add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            }
+        }
+        let executable = self.protect(span.clone(), Protection::Execute);
+        // SAFETY: readable either way; only we use it, says our caller.
+        executable.and_then(|()| unsafe { self.make_coherent(span) }).map_err(WriteError::NotExecutable)
+    }
+
+    /// # Safety
+    ///
+    /// Nobody else reads or writes the bytes.
+    unsafe fn make_coherent(&self, span: Range<usize>) -> io::Result<()> {
+        // SAFETY: inside the mapping, readable, and not written while the slice lives, says our caller.
+        icache::make_coherent(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(span.start), span.len()) })
+    }
+
+    fn check(&self, offset: usize, len: usize) -> Option<()> {
+        offset.checked_add(len).filter(|&end| end <= self.len).map(|_| ())
+    }
+
+    /// Changes the rights to the pages that `span` lies on.
+    #[cfg(unix)]
+    fn protect(&self, span: Range<usize>, protection: Protection) -> io::Result<()> {
+        let page = page_size().ok_or(io::ErrorKind::Unsupported)?;
+        let first = span.start & !(page - 1);
+        let rights = match protection {
+            Protection::Write => libc::PROT_READ | libc::PROT_WRITE,
+            Protection::Execute => libc::PROT_READ | libc::PROT_EXEC,
+        };
+        // SAFETY: pages of our own mapping, whose bytes nobody holds a reference to.
+        match unsafe { libc::mprotect(self.map.as_mut_ptr().add(first).cast(), span.end - first, rights) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn protect(&self, _: Range<usize>, _: Protection) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "private copies of code are not implemented here"))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Protection {
+    Write,
+    Execute,
+}
+
+/// Why a text was not patched.
+pub(crate) enum WriteError {
+    /// Nothing was written.
+    Unchanged(io::Error),
+    /// The bytes were written, but may not be executed.
+    NotExecutable(io::Error),
+}
