@@ -21,6 +21,7 @@
 //! | `search` | the comparison of one pc with a node's keys |
 //! | `trap_code` | why a trap site traps, and its encoding |
 //! | `traps` | the search of an encoded trap table |
+//! | `walk` | the walk of a stack by its frame pointers |
 
 pub(crate) mod gate;
 pub(crate) mod node;
@@ -30,3 +31,5 @@ pub(crate) mod search;
 pub(crate) mod trap_code;
 #[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod traps;
+#[cfg_attr(loom, allow(dead_code))]
+pub(crate) mod walk;

@@ -3,20 +3,30 @@
 //! An activation lives in the frame of [`catch_trap`]; the thread's innermost one is in `CURRENT`. The handler that
 //! writes to an activation runs on the thread that owns it, while that thread is inside `arch::enter`: the call is
 //! opaque to the compiler and the activation is reachable from it, so plain memory is enough and no atomic is needed.
+//! The same goes for the buffer of a backtrace, which is reachable from the activation.
 
 use super::alt_stack::{self, StackGuard};
-use super::arch;
+use super::exit::{Exit, ExitFrame};
 use super::trap::Trap;
+use super::{arch, trace};
 use crate::TrapCode;
+use crate::backtrace::Backtrace;
+use crate::handler::walk::{PcKind, Trace};
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
-use std::ptr;
+use std::fmt;
+use std::ptr::{self, NonNull};
 
 /// One call of [`catch_trap`] that has not returned.
 pub(super) struct Activation {
     /// The stack pointer of the frame to land on; 0 until `arch::enter` stores it.
     sp: UnsafeCell<usize>,
     previous: *const Activation,
+    /// The frame of the previous activation's guest code that called out, to whoever made this activation.
+    caller: Option<ExitFrame>,
+    /// Null for none.
+    exit: *const Exit,
+    trace: Option<NonNull<Trace<[usize]>>>,
     trap: Cell<Option<Trap>>,
     guard: StackGuard,
 }
@@ -41,15 +51,92 @@ impl Activation {
         self.guard
     }
 
-    /// Leaves the trap for `catch_trap` to find, and says where to land. `None` if the activation was not entered yet.
-    pub(super) fn record(&self, trap: Trap) -> Option<usize> {
+    /// The stack pointer of the frame to land on: the end of the stack that belongs to the guest code. `None` if the
+    /// activation was not entered yet.
+    pub(super) fn entry(&self) -> Option<usize> {
         // SAFETY: written by `arch::enter` on this thread only, and not while this runs.
         let sp = unsafe { *self.sp.get() };
-        if sp == 0 {
-            return None;
-        }
+        (sp != 0).then_some(sp)
+    }
+
+    /// The activation around this one.
+    pub(super) fn previous(&self) -> Option<&Activation> {
+        // SAFETY: null, or in the frame of a `catch_trap` that called, by way of its guest, the one this is in.
+        unsafe { self.previous.as_ref() }
+    }
+
+    /// Where the guest code of the previous activation called out, if that is known.
+    pub(super) fn caller(&self) -> Option<ExitFrame> {
+        self.caller
+    }
+
+    /// Where the guest code of this activation called out, if that is known. Not for handlers: generated code may be
+    /// about to write it.
+    pub(super) fn exit(&self) -> Option<ExitFrame> {
+        // SAFETY: null, or borrowed by `catch_trap_with` for as long as the activation lives.
+        unsafe { self.exit.as_ref() }.and_then(Exit::frame)
+    }
+
+    /// The buffer for the backtrace of a trap.
+    pub(super) fn trace(&self) -> Option<NonNull<Trace<[usize]>>> {
+        self.trace
+    }
+
+    /// Leaves the trap for `catch_trap` to find, and says where to land. `None` if the activation was not entered yet.
+    pub(super) fn record(&self, trap: Trap) -> Option<usize> {
+        let sp = self.entry()?;
         self.trap.set(Some(trap));
         Some(sp)
+    }
+}
+
+/// What [`catch_trap_with`] does besides catching a trap.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::Backtrace;
+/// use trapline::signal::{Entry, Exit};
+///
+/// let (mut backtrace, exit) = (Backtrace::<16>::new(), Exit::new());
+/// let entry = Entry::new().backtrace(&mut backtrace).exit(&exit);
+/// # let _ = entry;
+/// ```
+#[derive(Default)]
+pub struct Entry<'a> {
+    trace: Option<&'a mut Trace<[usize]>>,
+    exit: Option<&'a Exit>,
+}
+
+impl<'a> Entry<'a> {
+    /// Nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Entry { trace: None, exit: None }
+    }
+
+    /// Collects the guest frames into `backtrace` when a trap is caught, hardware's or [`raise`]d, in the handler.
+    ///
+    /// Without a trap it is empty afterwards. A raised trap has frames only if the guest code notes its [`Exit`]s.
+    #[must_use]
+    pub fn backtrace<const N: usize>(mut self, backtrace: &'a mut Backtrace<N>) -> Self {
+        self.trace = Some(backtrace.trace());
+        self
+    }
+
+    /// Says where the guest code notes the frames that call the host.
+    ///
+    /// With it, the backtraces of nested calls go on beyond that host code.
+    #[must_use]
+    pub fn exit(mut self, exit: &'a Exit) -> Self {
+        self.exit = Some(exit);
+        self
+    }
+}
+
+impl fmt::Debug for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("backtrace", &self.trace.is_some()).field("exit", &self.exit).finish()
     }
 }
 
@@ -97,16 +184,103 @@ impl Activation {
 /// assert_eq!(trap.site, None);
 /// ```
 pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void) -> Result<(), Trap> {
+    // SAFETY: the caller's; no buffer and no exit.
+    unsafe { catch_trap_with(f, arg, Entry::new()) }
+}
+
+/// [`catch_trap`], with a backtrace of the trap.
+///
+/// Everything that is said there holds here.
+///
+/// # Panics
+///
+/// As [`catch_trap`].
+///
+/// # Safety
+///
+/// As for [`catch_trap`], and:
+///
+/// - The guest code runs on the stack that this is called on, and so do the calls nested in this one, if a backtrace or
+///   an exit is given. (The frames are read between the interrupted stack pointer and this call.)
+/// - Nobody but the guest code writes to the exit, through the pointer that it has, while this runs; and whoever else
+///   uses the cell leaves in it what it held.
+///
+/// # Signal safety
+///
+/// Not for signal handlers.
+///
+/// # Examples
+///
+/// ```
+/// use std::{ffi::c_void, ptr, sync::Arc};
+/// use trapline::signal::{Entry, Signals, catch_trap_with, install};
+/// use trapline::{Backtrace, BacktraceEnd, CodeMemory, ImageBuilder, PcKind, TrapCode, register_code};
+///
+/// let mut image = ImageBuilder::new();
+/// image.text(&[
+///     0x55, // push rbp
+///     0x48, 0x89, 0xe5, // mov rbp, rsp
+///     0xe8, 0x02, 0x00, 0x00, 0x00, // call the function at 11
+///     0x5d, // pop rbp
+///     0xc3, // ret
+///     0x55, // push rbp
+///     0x48, 0x89, 0xe5, // mov rbp, rsp
+///     0x0f, 0x0b, // ud2
+/// ]);
+/// image.trap(15, TrapCode::Unreachable);
+/// let memory = Arc::new(CodeMemory::parse(&image.finish()?)?.publish()?);
+/// let _registration = register_code(memory.clone())?;
+/// let start = memory.text_range().start;
+/// // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
+/// let function: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(start) };
+/// // SAFETY: nothing else in this program relies on these signals.
+/// unsafe { install(Signals::all())? };
+///
+/// let mut backtrace = Backtrace::<8>::new();
+/// // SAFETY: the functions skip no frames but their own, and stay on this stack.
+/// let trap = unsafe { catch_trap_with(function, ptr::null_mut(), Entry::new().backtrace(&mut backtrace)) };
+/// assert_eq!(trap.unwrap_err().code, TrapCode::Unreachable);
+/// let expected = [(start + 15, PcKind::Faulting), (start + 9, PcKind::ReturnAddress)];
+/// assert_eq!(backtrace.frames().collect::<Vec<_>>(), expected);
+/// assert_eq!(backtrace.end(), BacktraceEnd::Complete);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub unsafe fn catch_trap_with(
+    f: unsafe extern "C" fn(*mut c_void),
+    arg: *mut c_void,
+    entry: Entry<'_>,
+) -> Result<(), Trap> {
     let guard = match alt_stack::guard_of_prepared_thread() {
         Ok(guard) => guard,
         Err(error) => panic!("cannot prepare this thread for catching traps: {error}"),
     };
-    let previous = CURRENT.get();
-    let activation = Activation { sp: UnsafeCell::new(0), previous, trap: Cell::new(None), guard };
+    let Entry { trace, exit } = entry;
+    let trace = trace.map(|trace| {
+        trace.restart(PcKind::ReturnAddress);
+        NonNull::from(trace)
+    });
+    // What the previous activation's cell says now it may not say later: this one may share it.
+    let caller = current().and_then(Activation::exit);
+    let held = exit.map(|exit| (exit, exit.fp(), exit.pc()));
+    if let Some(exit) = exit {
+        exit.clear();
+    }
+    let activation = Activation {
+        sp: UnsafeCell::new(0),
+        previous: CURRENT.get(),
+        caller,
+        exit: exit.map_or(ptr::null(), ptr::from_ref),
+        trace,
+        trap: Cell::new(None),
+        guard,
+    };
     CURRENT.set(&activation);
     // SAFETY: the caller answers for `f`; a landing comes here, too.
     let trapped = unsafe { arch::enter(f, arg, activation.sp.get()) };
     CURRENT.set(activation.previous);
+    if let Some((exit, fp, pc)) = held {
+        exit.set(fp, pc);
+    }
     match activation.trap.get() {
         Some(trap) if trapped != 0 => Err(trap),
         _ => Ok(()),
@@ -131,9 +305,12 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///
 /// See [`catch_trap`].
 pub unsafe fn raise(code: TrapCode) -> ! {
-    match current().and_then(|activation| activation.record(Trap::raised(code))) {
+    match current().and_then(|activation| Some((activation, activation.record(Trap::raised(code))?))) {
         // SAFETY: the frame belongs to the `catch_trap` this thread is in; the caller answers for those skipped.
-        Some(sp) => unsafe { arch::unwind_to(sp) },
+        Some((activation, sp)) => unsafe {
+            trace::of_raise(activation);
+            arch::unwind_to(sp)
+        },
         None => {
             eprintln!("trapline: raise of \"{code}\" on a thread that is not inside catch_trap");
             std::process::abort()

@@ -1,8 +1,7 @@
 //! The decision: is this signal a trap of registered code? Read the rules in the module's documentation first.
 
-use super::activation;
-use super::arch;
 use super::trap::{Trap, TrapSite};
+use super::{activation, arch, trace};
 use crate::TrapCode;
 use crate::code::lookup_code;
 use std::ffi::{c_int, c_void};
@@ -39,6 +38,7 @@ use std::ffi::{c_int, c_void};
 /// }
 /// # let _ = on_fault;
 /// ```
+#[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
 pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
     // SAFETY: the caller passes the kernel's arguments.
     if !unsafe { is_fault(signum, info) } {
@@ -62,15 +62,16 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
     };
     // SAFETY: the kernel's arguments.
     let fault_address = unsafe { fault_address(signum, info) };
-    let code = match (trap_code, fault_address) {
-        (Some(code), _) => code,
-        (None, Some(address)) if activation.guard().contains(address) => TrapCode::StackOverflow,
+    let (code, overflow) = match (trap_code, fault_address) {
+        (Some(code), _) => (code, None),
+        (None, Some(address)) if activation.guard().contains(address) => (TrapCode::StackOverflow, fault_address),
         (None, _) => return false,
     };
-    let trap = Trap { code, site: Some(site), fault_address, frame: Some(frame) };
-    let Some(sp) = activation.record(trap) else {
+    let Some(sp) = activation.record(Trap { code, site: Some(site), fault_address }) else {
         return false;
     };
+    // SAFETY: registered code of this thread's innermost activation was interrupted with this frame.
+    unsafe { trace::of_trap(activation, frame, overflow) };
     // SAFETY: the kernel's context; `sp` is of the innermost `enter` of this thread, which is below the trap.
     unsafe { arch::redirect(context, sp) };
     true
@@ -82,12 +83,16 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
 ///
 /// `info` is what the kernel passed to the handler.
 pub(super) unsafe fn is_fault(signum: c_int, info: *const libc::siginfo_t) -> bool {
+    // The kernel's number for AArch64's memory tagging in its asynchronous mode; no other machine uses it.
+    const SEGV_MTEAERR: c_int = 8;
     // SAFETY: the caller's.
     let code = unsafe { (*info).si_code };
     match signum {
         // Broken memory found in passing, reported to whoever runs.
         libc::SIGBUS => code > 0 && code != libc::BUS_MCEERR_AO,
-        libc::SIGSEGV | libc::SIGILL | libc::SIGFPE => code > 0,
+        // An access with a wrong tag, some time ago.
+        libc::SIGSEGV => code > 0 && code != SEGV_MTEAERR,
+        libc::SIGILL | libc::SIGFPE => code > 0,
         _ => false,
     }
 }

@@ -1,8 +1,8 @@
-//! Catching hardware traps of registered machine code (Linux x86-64).
+//! Catching hardware traps of registered machine code (Linux on x86-64 and AArch64).
 //!
-//! Generated code lets the processor do its checks: a load outside the memory faults on a guard page, a division by
-//! zero raises `#DE`, unreachable code is `ud2`. This module turns the signals these become into an `Err` of the call
-//! that entered the code.
+//! Generated code lets the processor do its checks: a load outside the memory faults on a guard page, unreachable code
+//! is `ud2` or `udf`, and on x86-64 a division by zero raises `#DE`. This module turns the signals these become into an
+//! `Err` of the call that entered the code.
 //!
 //! ```
 //! use std::{ffi::c_void, ptr, sync::Arc};
@@ -10,7 +10,8 @@
 //! use trapline::{CodeMemory, ImageBuilder, TrapCode, register_code};
 //!
 //! let mut image = ImageBuilder::new();
-//! image.text(&[0x0f, 0x0b]); // ud2
+//! let udf_or_ud2: &[u8] = if cfg!(target_arch = "aarch64") { &[0, 0, 0, 0] } else { &[0x0f, 0x0b] };
+//! image.text(udf_or_ud2);
 //! image.trap(0, TrapCode::Unreachable);
 //! let memory = Arc::new(CodeMemory::parse(&image.finish()?)?.publish()?);
 //! let _registration = register_code(memory.clone())?;
@@ -36,8 +37,11 @@
 //! - A thread gets an alternate signal stack at its first entry ([`prepare_thread`]): a stack overflow leaves no room
 //!   for a handler. One that it already has is kept if it is large enough.
 //! - Unregistering code hides it from lookups: its traps are no longer caught. It stops no thread that executes it.
-//! - Control-flow enforcement with shadow stacks (Intel CET, off unless the whole program opts in) is not supported:
-//!   the skipped frames' return addresses would stay on the shadow stack.
+//! - Control-flow enforcement with shadow stacks (Intel CET, Arm GCS, Clang's; off unless the whole program opts in) is
+//!   not supported: the skipped frames' return addresses would stay on the shadow stack. Branch target identification
+//!   and signed return addresses on AArch64 are no obstacle.
+//! - On AArch64, guest code does not trap in SME's streaming mode; and `brk` becomes a `SIGTRAP`, which is left to
+//!   debuggers: `udf` is the instruction that traps.
 //!
 //! # How a trap is caught
 //!
@@ -59,7 +63,19 @@
 //! handler: nothing has to be undone, and no `longjmp` is involved. The landing restores the saved registers and
 //! returns from the entry once more, with a different result.
 //!
-//! # Rules for handler code (`handle.rs`, `chain.rs`, `arch/`)
+//! # Backtraces
+//!
+//! [`catch_trap_with`] takes a [`Backtrace`](crate::Backtrace), which the handler fills with the guest frames of a trap
+//! before it redirects the context; [`sample`] does the same for a profiler. Both follow frame pointers, which the
+//! code must keep, and read nothing but the stack between the interrupted stack pointer and the entry of the
+//! activation. Host frames are not walked: guest code that calls out notes where in an [`Exit`], and the backtrace
+//! goes on there with the activation around.
+//!
+//! - **Guest code runs on the stack that its `catch_trap_with` was called on.** What switches stacks in between makes
+//!   the walk read what may not be there.
+//! - Host code that calls guest code back enters it through `catch_trap`: frames are missing otherwise.
+//!
+//! # Rules for handler code (`handle.rs`, `trace.rs`, `chain.rs`, `arch/`)
 //!
 //! 1. No allocation, no lock, no lazily initialised state, nothing that can panic: no indexing, no overflowing
 //!    arithmetic, no `unwrap`.
@@ -70,7 +86,7 @@
 
 #![cfg(all(
     target_os = "linux",
-    target_arch = "x86_64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
     target_pointer_width = "64",
     // The models have no process-wide registry: loom's atomics cannot be made at compile time.
     not(loom)
@@ -80,13 +96,17 @@ mod activation;
 mod alt_stack;
 mod arch;
 mod chain;
+mod exit;
 mod handle;
 mod install;
 mod stack_guard;
+mod trace;
 mod trap;
 
-pub use activation::{catch_trap, raise};
+pub use activation::{Entry, catch_trap, catch_trap_with, raise};
 pub use alt_stack::prepare_thread;
+pub use exit::Exit;
 pub use handle::handle_signal;
 pub use install::{Signals, install};
+pub use trace::sample;
 pub use trap::{Trap, TrapSite};

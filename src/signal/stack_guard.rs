@@ -14,7 +14,9 @@ use std::{mem, ptr};
 /// The kernel's `stack_guard_gap`, in pages, unless the command line says otherwise.
 const GAP_PAGES: usize = 256;
 
-/// Addresses, half-open; empty if unknown.
+const SMALLEST_PAGE: usize = 4096;
+
+/// Addresses, half-open, around the lowest address of the stack; empty if unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StackGuard {
     start: usize,
@@ -24,6 +26,22 @@ pub(super) struct StackGuard {
 impl StackGuard {
     pub(super) fn contains(self, address: usize) -> bool {
         self.start <= address && address < self.end
+    }
+
+    /// From which address on the stack that ends at `end` can be read, if its stack pointer is `sp`; never below `sp`.
+    ///
+    /// Both readings of where the guard lies have to hold, unless an access just below the lowest address has
+    /// faulted (`overflow`): the stack is then all there.
+    pub(super) fn readable_from(self, sp: usize, end: usize, overflow: Option<usize>) -> usize {
+        // A fiber's stack, of which this guard knows nothing.
+        if end <= self.start {
+            return sp;
+        }
+        let lowest = self.start.midpoint(self.end);
+        match overflow {
+            Some(fault) if fault < lowest && lowest.wrapping_sub(fault) <= SMALLEST_PAGE => sp.max(lowest),
+            _ => sp.max(self.end),
+        }
     }
 }
 
@@ -57,4 +75,34 @@ fn lowest_address_and_guard_size() -> Option<(usize, usize)> {
         (stack, guard)
     };
     (answers == (0, 0)).then_some((low.addr(), guard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StackGuard;
+
+    const GUARD: StackGuard = StackGuard { start: 0x1_f000, end: 0x2_1000 };
+    const END: usize = 0x8_0000;
+
+    #[test]
+    fn a_stack_is_readable_from_its_pointer_on_but_not_in_the_guard() {
+        assert_eq!(GUARD.readable_from(0x2_1008, END, None), 0x2_1008);
+        for sp in [0, 0x1_f000, 0x2_0000, 0x2_0ff8] {
+            assert_eq!(GUARD.readable_from(sp, END, None), 0x2_1000, "{sp:#x}");
+        }
+    }
+
+    #[test]
+    fn an_overflow_says_where_the_stack_begins() {
+        assert_eq!(GUARD.readable_from(0x1_ffe0, END, Some(0x1_fff8)), 0x2_0000);
+        assert_eq!(GUARD.readable_from(0x2_0010, END, Some(0x1_fff8)), 0x2_0010);
+        assert_eq!(GUARD.readable_from(0x2_0010, END, Some(0x2_0008)), 0x2_1000);
+        assert_eq!(GUARD.readable_from(0x1_0000, END, Some(0x1_e000)), 0x2_1000, "a step too far");
+    }
+
+    #[test]
+    fn the_guard_says_nothing_about_other_stacks() {
+        assert_eq!(GUARD.readable_from(0x1_0000, 0x1_8000, None), 0x1_0000);
+        assert_eq!(StackGuard { start: 0, end: 0 }.readable_from(0x1_0000, END, None), 0x1_0000);
+    }
 }

@@ -23,24 +23,15 @@ pub struct Trap {
     pub code: TrapCode,
     /// Where; `None` for a trap that host code raised with [`raise`](super::raise).
     pub site: Option<TrapSite>,
-    /// The address whose access faulted, for `SIGSEGV` and `SIGBUS` where the processor names one. It does not for
-    /// addresses that are not canonical.
+    /// The address whose access faulted, for `SIGSEGV` and `SIGBUS` where the processor names one. On x86-64 it does
+    /// not for addresses that are not canonical; on AArch64 the kernel clears the tag in the top byte.
     pub fault_address: Option<usize>,
-    pub(super) frame: Option<Frame>,
 }
 
 impl Trap {
     pub(super) const fn raised(code: TrapCode) -> Self {
-        Trap { code, site: None, fault_address: None, frame: None }
+        Trap { code, site: None, fault_address: None }
     }
-}
-
-/// The registers a walk of frame pointers starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) pc: usize,
-    pub(super) sp: usize,
-    pub(super) fp: usize,
 }
 
 impl fmt::Display for Trap {

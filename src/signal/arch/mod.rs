@@ -3,6 +3,10 @@
 //! Each target has one file with the same five items: `frame`, `redirect`, `enter`, `land` (reached through the first
 //! two) and `unwind_to`.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64_linux;
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64_linux::{enter, frame, redirect, unwind_to};
 #[cfg(target_arch = "x86_64")]
 mod x86_64_linux;
 #[cfg(target_arch = "x86_64")]

@@ -12,7 +12,7 @@
 //! [`land`] is reached with the stack pointer of that frame and nothing else: every other register, the floating-point
 //! state and the direction flag are whatever the trapped code left.
 
-use crate::signal::trap::Frame;
+use crate::handler::walk::Frame;
 use std::arch::naked_asm;
 use std::ffi::c_void;
 
