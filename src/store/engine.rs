@@ -1,0 +1,220 @@
+//! What code is loaded into: an identity, a configuration, and ids for types.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::error::LoadError;
+use crate::code::SignatureTable;
+use crate::sync::Lock;
+
+/// What code is loaded into, and stores run on. A handle, cheap to clone.
+///
+/// Code of one engine does not run in stores of another: [`SignatureId`]s are an engine's own, and so is the
+/// configuration, whatever the embedder's compiler was told, in the bytes that the embedder likes. Images compiled with
+/// another one are refused.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, Engine, EngineCode, ImageBuilder};
+///
+/// let image = ImageBuilder::new().configuration("fuel").finish()?;
+/// let engine = Engine::with_configuration("no fuel");
+/// let error = EngineCode::new(&engine, CodeMemory::parse(&image)?.publish()?).unwrap_err();
+/// assert!(error.to_string().contains("configuration"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    id: EngineId,
+    configuration: Box<[u8]>,
+    signatures: Lock<Signatures>,
+}
+
+/// Names an engine, for the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EngineId(NonZeroU64);
+
+impl EngineId {
+    /// The number behind the id.
+    #[must_use]
+    pub fn as_u64(self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A function type, the same in all code of one engine: equal ids are equal types.
+///
+/// An id is never given to another type, in no engine of the process, even if all code that has the type is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SignatureId(u32);
+
+impl SignatureId {
+    /// The number behind the id: small, from 0.
+    #[must_use]
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
+
+    fn unique() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only that numbers differ matters.
+        NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(1)).ok().map(SignatureId)
+    }
+}
+
+/// The function types of an engine's code, by their encodings.
+#[derive(Default)]
+struct Signatures {
+    known: HashMap<Box<[u8]>, Signature>,
+}
+
+struct Signature {
+    id: SignatureId,
+    /// How many images have it.
+    uses: usize,
+}
+
+impl Engine {
+    /// An engine for code without configuration.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_configuration([])
+    }
+
+    /// An engine for code that was compiled with `configuration`, as
+    /// [`ImageBuilder::configuration`](crate::ImageBuilder::configuration) stores it.
+    #[must_use]
+    pub fn with_configuration(configuration: impl Into<Vec<u8>>) -> Self {
+        Engine(Arc::new(Inner {
+            id: EngineId(unique_ids(1)),
+            configuration: configuration.into().into(),
+            signatures: Lock::new(Signatures::default()),
+        }))
+    }
+
+    /// This engine's name.
+    #[inline]
+    #[must_use]
+    pub fn id(&self) -> EngineId {
+        self.0.id
+    }
+
+    /// What the code of this engine was compiled with.
+    #[must_use]
+    pub fn configuration(&self) -> &[u8] {
+        &self.0.configuration
+    }
+
+    /// The id of the function type that is encoded as `signature`, if any code of this engine has it.
+    ///
+    /// O(1). `None` also in a child of a `fork` during which another thread loaded code.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: takes a lock.
+    #[must_use]
+    pub fn signature_id(&self, signature: &[u8]) -> Option<SignatureId> {
+        self.0.signatures.lock().ok()?.known.get(signature).map(|known| known.id)
+    }
+
+    /// Ids for all of `signatures`, in their order: all or none.
+    pub(super) fn intern(&self, signatures: &SignatureTable) -> Result<Box<[SignatureId]>, LoadError> {
+        if signatures.is_empty() {
+            return Ok(Box::default());
+        }
+        let mut ids = Vec::new();
+        ids.try_reserve_exact(signatures.len()).map_err(|_| LoadError::OutOfMemory)?;
+        let mut table = self.0.signatures.lock().map_err(|_| LoadError::Forked)?;
+        table.known.try_reserve(signatures.len()).map_err(|_| LoadError::OutOfMemory)?;
+        for signature in signatures.iter() {
+            match table.intern(signature) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    signatures.iter().take(ids.len()).for_each(|known| table.release(known));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ids.into())
+    }
+
+    /// Forgets one use of each. In a forked child that cannot take the lock they stay.
+    pub(super) fn release(&self, signatures: &SignatureTable) {
+        if !signatures.is_empty()
+            && let Ok(mut table) = self.0.signatures.lock()
+        {
+            signatures.iter().for_each(|signature| table.release(signature));
+        }
+    }
+}
+
+impl Signatures {
+    /// The map has room for one more.
+    fn intern(&mut self, signature: &[u8]) -> Result<SignatureId, LoadError> {
+        if let Some(known) = self.known.get_mut(signature) {
+            known.uses += 1;
+            return Ok(known.id);
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(signature.len()).map_err(|_| LoadError::OutOfMemory)?;
+        bytes.extend_from_slice(signature);
+        let id = SignatureId::unique().ok_or(LoadError::TooManySignatures)?;
+        self.known.insert(bytes.into(), Signature { id, uses: 1 });
+        Ok(id)
+    }
+
+    fn release(&mut self, signature: &[u8]) {
+        if let Some(known) = self.known.get_mut(signature) {
+            known.uses -= 1;
+            if known.uses == 0 {
+                self.known.remove(signature);
+            }
+        }
+    }
+}
+
+/// The first of `count` numbers that were never given out before.
+pub(super) fn unique_ids(count: u64) -> NonZeroU64 {
+    // Relaxed: only that numbers differ matters. Sixty-four bits do not run out.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NonZeroU64::new(NEXT.fetch_add(count, Ordering::Relaxed)).expect("fewer than 2^64 ids")
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether both are handles of the same engine.
+impl PartialEq for Engine {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Engine {}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EngineId({})", self.0)
+    }
+}
+
+impl fmt::Display for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "engine {}", self.0)
+    }
+}

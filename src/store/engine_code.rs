@@ -1,0 +1,282 @@
+//! The canonical copy of compiled code, loaded into an engine.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::engine::{Engine, EngineId, SignatureId, unique_ids};
+use super::error::LoadError;
+use super::module::{CompiledModuleId, Module};
+use super::pc::EngineCodePc;
+use super::striped::Striped;
+use crate::code::{
+    CodeMemory, CodeRegistration, CompiledFunctionsTable, FunctionKey, Patch, ReclaimCode, SignatureIndex,
+    StaticModuleIndex, register_code,
+};
+
+/// An image in an engine: the canonical copy of its text, and what the engine knows of it. A handle, cheap to clone
+/// from many threads at once.
+///
+/// Cloning takes constant time; the first clone on a thread allocates, and aborts if it cannot. Dropping the last
+/// handle unmaps. None of it is for signal handlers.
+///
+/// The text is known to signal handlers from here on, until the last handle is dropped: this one, a clone, a
+/// [`Module`] or [`Component`](crate::Component) of it, or a store in which one of these is registered.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::{CodeMemory, Engine, EngineCode, ImageBuilder, TrapCode, lookup_trap_code};
+///
+/// let image = ImageBuilder::new().text([0x0f, 0x0b]).trap(0, TrapCode::Unreachable).finish()?;
+/// let code = EngineCode::new(&Engine::new(), CodeMemory::parse(&image)?.publish()?)?;
+/// let pc = code.text_range().start.as_usize();
+/// assert_eq!(lookup_trap_code(pc), Some(TrapCode::Unreachable));
+/// drop(code);
+/// assert_eq!(lookup_trap_code(pc), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct EngineCode(Striped<Handle>);
+
+/// What a store needs at once when it registers or looks up, in one cache line of the lane; and the rest.
+#[derive(Clone)]
+struct Handle {
+    engine: EngineId,
+    /// Names the image; those that follow name its modules.
+    id: CompiledModuleId,
+    text: Range<EngineCodePc>,
+    memory: Arc<CodeMemory>,
+    loaded: Arc<Loaded>,
+}
+
+struct Loaded {
+    // The first field to be dropped: handlers miss the code before it goes.
+    registration: CodeRegistration,
+    engine: Engine,
+    memory: Arc<CodeMemory>,
+    /// The engine's id of each signature of the image.
+    signatures: Box<[SignatureId]>,
+    /// By ascending id: the trampoline's offset in the text.
+    wasm_to_array: Box<[(SignatureId, u32)]>,
+    // The last field to be dropped: code is large, and goes at once if no lookup is under way.
+    _reclaim: ReclaimCode,
+}
+
+impl EngineCode {
+    /// Loads `memory` into `engine`, and registers its text for the whole process.
+    ///
+    /// O(f log f) for f functions.
+    ///
+    /// # Errors
+    ///
+    /// If the image was compiled with another configuration, if the text at a patch point is not what the patch table
+    /// says (relocations must leave it alone), if the text cannot be registered, and if there is no memory. Nothing is
+    /// loaded then, and `memory` is dropped. Four allocations of fixed size abort when they fail: the image's, the
+    /// engine's and the registry's share of it, and the first count of its handles.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: allocates and takes locks.
+    pub fn new(engine: &Engine, memory: CodeMemory) -> Result<EngineCode, LoadError> {
+        if memory.configuration() != engine.configuration() {
+            return Err(LoadError::ForeignConfiguration {
+                image: copy(memory.configuration())?,
+                engine: copy(engine.configuration())?,
+            });
+        }
+        check_patches(&memory)?;
+        let signatures = Interned { ids: engine.intern(memory.signatures())?, engine, memory: &memory };
+        let wasm_to_array = wasm_to_array(memory.functions(), &signatures.ids)?;
+        let signatures = signatures.keep();
+        let memory = Arc::new(memory);
+        match register_code(Arc::clone(&memory)) {
+            Ok(registration) => Ok(EngineCode(Striped::new(Handle {
+                engine: engine.id(),
+                id: CompiledModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
+                text: EngineCodePc::range(memory.text_range()),
+                memory: Arc::clone(&memory),
+                loaded: Arc::new(Loaded {
+                    registration,
+                    engine: engine.clone(),
+                    memory,
+                    signatures,
+                    wasm_to_array,
+                    _reclaim: ReclaimCode,
+                }),
+            }))),
+            Err(error) => {
+                engine.release(memory.signatures());
+                Err(LoadError::Register(error))
+            }
+        }
+    }
+
+    /// The engine it is loaded into.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.0.loaded.engine
+    }
+
+    #[inline]
+    pub(super) fn engine_id(&self) -> EngineId {
+        self.0.engine
+    }
+
+    /// The image's text and tables.
+    #[inline]
+    #[must_use]
+    pub fn memory(&self) -> &Arc<CodeMemory> {
+        &self.0.memory
+    }
+
+    /// What each part of the text is.
+    #[inline]
+    #[must_use]
+    pub fn functions(&self) -> &CompiledFunctionsTable {
+        self.0.memory.functions()
+    }
+
+    /// The addresses of the text; the end is exclusive. Empty if there is none.
+    #[inline]
+    #[must_use]
+    pub fn text_range(&self) -> Range<EngineCodePc> {
+        self.0.text.clone()
+    }
+
+    /// The modules compiled into this image, by static index.
+    pub fn modules(&self) -> impl ExactSizeIterator<Item = Module> + '_ {
+        (0..self.module_count()).map(|index| Module::of(self.split(), StaticModuleIndex::new(index)))
+    }
+
+    /// The module at `index`, if the image has so many.
+    #[must_use]
+    pub fn module(&self, index: StaticModuleIndex) -> Option<Module> {
+        (index.as_u32() < self.module_count()).then(|| Module::of(self.split(), index))
+    }
+
+    /// The engine's id of a signature of this image.
+    #[must_use]
+    pub fn signature_id(&self, signature: SignatureIndex) -> Option<SignatureId> {
+        self.0.loaded.signatures.get(signature.as_u32() as usize).copied()
+    }
+
+    /// Where guest code enters to call host functions of type `signature`, if the image has a trampoline for it.
+    ///
+    /// O(log n).
+    #[must_use]
+    pub fn wasm_to_array_trampoline(&self, signature: SignatureId) -> Option<EngineCodePc> {
+        EngineCodePc::at(&self.text_range(), self.wasm_to_array_offset(signature)? as usize)
+    }
+
+    pub(super) fn wasm_to_array_offset(&self, signature: SignatureId) -> Option<u32> {
+        let trampolines = &self.0.loaded.wasm_to_array;
+        let at = trampolines.binary_search_by_key(&signature, |(id, _)| *id).ok()?;
+        Some(trampolines.get(at)?.1)
+    }
+
+    /// The types that the image has such trampolines for.
+    pub(super) fn wasm_to_array_signatures(&self) -> impl ExactSizeIterator<Item = SignatureId> + '_ {
+        self.0.loaded.wasm_to_array.iter().map(|(id, _)| *id)
+    }
+
+    /// A handle for a module that is kept as long as this one.
+    fn split(&self) -> Self {
+        EngineCode(self.0.split())
+    }
+
+    /// Names the image as a whole.
+    #[inline]
+    pub(super) fn id(&self) -> CompiledModuleId {
+        self.0.id
+    }
+
+    pub(super) fn module_count(&self) -> u32 {
+        self.0.memory.modules().len() as u32
+    }
+}
+
+/// Whether both are handles of the same loaded image. An image that is loaded twice is two.
+impl PartialEq for EngineCode {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for EngineCode {}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.engine.release(self.memory.signatures());
+    }
+}
+
+/// Signatures that are forgotten again unless they are kept.
+struct Interned<'l> {
+    ids: Box<[SignatureId]>,
+    engine: &'l Engine,
+    memory: &'l CodeMemory,
+}
+
+impl Interned<'_> {
+    fn keep(mut self) -> Box<[SignatureId]> {
+        std::mem::take(&mut self.ids)
+    }
+}
+
+impl Drop for Interned<'_> {
+    fn drop(&mut self) {
+        if !self.ids.is_empty() {
+            self.engine.release(self.memory.signatures());
+        }
+    }
+}
+
+/// What is written when a breakpoint is cleared has to be what was there before one was set.
+fn check_patches(memory: &CodeMemory) -> Result<(), LoadError> {
+    let is_there = |patch: &Patch<'_>| {
+        let range = patch.range();
+        memory.text().get(range.start as usize..range.end as usize) == Some(patch.disabled())
+    };
+    match memory.patches().iter().find(|patch| !is_there(patch)) {
+        Some(patch) => Err(LoadError::PatchNotInText { range: patch.range() }),
+        None => Ok(()),
+    }
+}
+
+fn copy(bytes: &[u8]) -> Result<Box<[u8]>, LoadError> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| LoadError::OutOfMemory)?;
+    copy.extend_from_slice(bytes);
+    Ok(copy.into())
+}
+
+fn wasm_to_array(
+    functions: &CompiledFunctionsTable,
+    signatures: &[SignatureId],
+) -> Result<Box<[(SignatureId, u32)]>, LoadError> {
+    let offsets = || {
+        functions.iter().filter_map(|function| match function.key() {
+            FunctionKey::WasmToArray { signature } => {
+                Some((*signatures.get(signature.as_u32() as usize)?, function.range().start))
+            }
+            _ => None,
+        })
+    };
+    let mut trampolines = Vec::new();
+    trampolines.try_reserve_exact(offsets().count()).map_err(|_| LoadError::OutOfMemory)?;
+    trampolines.extend(offsets());
+    trampolines.sort_unstable();
+    Ok(trampolines.into())
+}
+
+impl fmt::Debug for EngineCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineCode")
+            .field("id", &self.id())
+            .field("engine", self.engine())
+            .field("registration", &self.0.loaded.registration)
+            .field("memory", &self.0.memory)
+            .finish()
+    }
+}

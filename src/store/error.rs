@@ -1,0 +1,220 @@
+//! What can go wrong in the store layer, and with whose code.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+use super::engine::EngineId;
+use super::pc::{EngineCodePc, StoreCodePc};
+use crate::registry::RegisterError;
+
+/// Why an image was not loaded into an engine. Nothing of it stays.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The image was compiled with another configuration than the engine has.
+    ForeignConfiguration {
+        /// What the image was compiled with.
+        image: Box<[u8]>,
+        /// What the engine's code is compiled with.
+        engine: Box<[u8]>,
+    },
+    /// The text at a patch point is not what the patch table says is there: something changed it before it was
+    /// published.
+    PatchNotInText {
+        /// The patch, in bytes from the start of the text.
+        range: Range<u32>,
+    },
+    /// More function types in this process than can be numbered.
+    TooManySignatures,
+    /// The text cannot be made known to signal handlers.
+    Register(RegisterError),
+    /// No memory for what the engine keeps of the image.
+    OutOfMemory,
+    /// This process was forked while another thread of its parent was loading code into this engine, which therefore
+    /// can never load more here.
+    Forked,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::ForeignConfiguration { image, engine } => write!(
+                f,
+                "the image was compiled with configuration \"{}\", the engine has \"{}\"; compile it for this engine",
+                image.escape_ascii(),
+                engine.escape_ascii()
+            ),
+            LoadError::PatchNotInText { range } => write!(
+                f,
+                "the text at offsets {:#x}..{:#x} is not what the patch there says; relocate nothing in patch points",
+                range.start, range.end
+            ),
+            LoadError::TooManySignatures => f.write_str("this process has numbered 2^32 function types"),
+            LoadError::Register(error) => error.fmt(f),
+            LoadError::OutOfMemory => f.write_str("no memory to load an image into an engine"),
+            LoadError::Forked => f.write_str(
+                "this process was forked while another thread was loading code into the engine, which can load no more \
+                 code; make another engine",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LoadError::Register(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a store's registry did not do what it was asked. It is as it was before; its code, too, except where
+/// [`PatchError`] says otherwise.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Code of another engine.
+    ForeignEngine {
+        /// The code's text, as its engine has it.
+        text: Range<EngineCodePc>,
+        /// The engine it is loaded into.
+        code: EngineId,
+        /// The engine of the store.
+        store: EngineId,
+    },
+    /// An address that was given for the base of some code of the store is none.
+    NotABase {
+        /// The address.
+        pc: StoreCodePc,
+        /// The code that it lies in, if it lies in any of this store's.
+        inside: Option<Range<StoreCodePc>>,
+    },
+    /// The operating system did not let the store have a copy of its own.
+    PrivateCopy {
+        /// The text that was to be copied.
+        text: Range<EngineCodePc>,
+        /// What it said.
+        error: io::Error,
+    },
+    /// The store's copy cannot be made known to signal handlers.
+    Register(RegisterError),
+    /// The breakpoints could not be set in the store's copy.
+    Patch(PatchError),
+    /// No memory for the registry to grow.
+    OutOfMemory {
+        /// The code that was to be registered.
+        text: Range<EngineCodePc>,
+    },
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::ForeignEngine { text, code, store } => write!(
+                f,
+                "code at {}..{} is loaded into {code}, but the store is one of {store}; load the image into the \
+                 store's engine",
+                text.start, text.end
+            ),
+            StoreError::NotABase { pc, inside: Some(text) } => write!(
+                f,
+                "{pc} lies inside the store's code {}..{}, but is not its base; pass the start",
+                text.start, text.end
+            ),
+            StoreError::NotABase { pc, inside: None } => {
+                write!(f, "{pc} is no code of this store; register the module first")
+            }
+            StoreError::PrivateCopy { text, error } => {
+                write!(f, "the store could not copy the code at {}..{}: {error}", text.start, text.end)
+            }
+            StoreError::Register(error) => error.fmt(f),
+            StoreError::Patch(error) => error.fmt(f),
+            StoreError::OutOfMemory { text } => {
+                write!(f, "no memory to register the code at {}..{} in a store", text.start, text.end)
+            }
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StoreError::PrivateCopy { error, .. } => Some(error),
+            StoreError::Register(error) => Some(error),
+            StoreError::Patch(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a store's code was not patched.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PatchError {
+    /// The store executes the engine's copy, which is everybody's.
+    Shared {
+        /// The text.
+        text: Range<StoreCodePc>,
+    },
+    /// The patch reaches past the end of the text. Nothing was changed.
+    OutsideText {
+        /// Where it was to begin, in bytes from the start of the text.
+        offset: usize,
+        /// Its length in bytes.
+        len: usize,
+        /// The text.
+        text: Range<StoreCodePc>,
+    },
+    /// The operating system did not make the pages writable. Nothing was changed.
+    Unchanged {
+        /// The text.
+        text: Range<StoreCodePc>,
+        /// What it said.
+        error: io::Error,
+    },
+    /// The operating system did not make the pages executable again. The bytes are as wanted, but the code faults when
+    /// it is entered, until a later patch of the same code succeeds.
+    NotExecutable {
+        /// The text.
+        text: Range<StoreCodePc>,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for PatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PatchError::Shared { text } => write!(
+                f,
+                "the code at {}..{} is shared with other stores; make the store's registry with guest debugging",
+                text.start, text.end
+            ),
+            PatchError::OutsideText { offset, len, text } => write!(
+                f,
+                "{len} bytes at offset {offset:#x} reach past the end of the code at {}..{}",
+                text.start, text.end
+            ),
+            PatchError::Unchanged { text, error } => {
+                write!(f, "the code at {}..{} could not be made writable: {error}", text.start, text.end)
+            }
+            PatchError::NotExecutable { text, error } => write!(
+                f,
+                "the code at {}..{} was patched, but could not be made executable again: {error}; do not enter it \
+                 before a patch succeeds",
+                text.start, text.end
+            ),
+        }
+    }
+}
+
+impl std::error::Error for PatchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            PatchError::Unchanged { error, .. } | PatchError::NotExecutable { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
