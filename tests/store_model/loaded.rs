@@ -1,0 +1,74 @@
+//! An image in an engine, as its loader remembers it.
+
+use crate::image::Image;
+use std::ops::Range;
+use trapline::{
+    CompiledModuleId, Component, DefinedFunctionIndex, EngineCode, EngineId, FunctionKey, Module, SignatureId,
+    SignatureIndex, StaticModuleIndex,
+};
+
+/// Holds nothing alive.
+#[derive(Debug)]
+pub struct Loaded {
+    pub image: Image,
+    pub engine: EngineId,
+    pub id: CompiledModuleId,
+    pub text: Range<usize>,
+    pub modules: Vec<CompiledModuleId>,
+    /// Of each signature of the image.
+    pub signatures: Vec<SignatureId>,
+}
+
+impl Loaded {
+    /// Notes where and under which names `image` was loaded as `code`, which has to say the same about it.
+    pub fn new(image: Image, code: &EngineCode) -> Loaded {
+        let text = code.text_range().start.as_usize()..code.text_range().end.as_usize();
+        assert_eq!(code.memory().text(), image.text);
+        assert_eq!(text, code.memory().text_range());
+        assert_eq!(code.modules().len(), image.modules.len());
+        assert!(code.module(StaticModuleIndex::new(image.modules.len() as u32)).is_none());
+        for (index, module) in code.modules().enumerate() {
+            check_module(&image, index as u32, &module);
+        }
+        let signatures: Vec<_> =
+            (0..).map_while(|index| code.signature_id(SignatureIndex::new(index))).take(1 << 20).collect();
+        assert_eq!(signatures.len(), image.signatures.len());
+        let loaded = Loaded {
+            engine: code.engine().id(),
+            id: Component::new(code.clone()).id(),
+            text,
+            modules: code.modules().map(|module| module.id()).collect(),
+            signatures,
+            image,
+        };
+        for &signature in &loaded.signatures {
+            let found = code.wasm_to_array_trampoline(signature).map(|pc| pc.as_usize());
+            assert_eq!(found, loaded.trampoline(signature).map(|offset| loaded.text.start + offset));
+        }
+        loaded
+    }
+
+    /// The offset of the trampoline to host functions of type `signature`.
+    pub fn trampoline(&self, signature: SignatureId) -> Option<usize> {
+        let index = self.signatures.iter().position(|id| *id == signature)? as u32;
+        let key = FunctionKey::WasmToArray { signature: SignatureIndex::new(index) };
+        Some(self.image.function(key)?.range.start as usize)
+    }
+}
+
+fn check_module(image: &Image, index: u32, module: &Module) {
+    let description = &image.modules[index as usize];
+    assert_eq!(module.static_index(), StaticModuleIndex::new(index));
+    assert_eq!(module.name(), description.name.as_deref());
+    assert_eq!(module.info().imported_functions(), description.imported_functions);
+    let module_index = StaticModuleIndex::new(index);
+    for function in (0..13).map(DefinedFunctionIndex::new) {
+        let found = module.function(function).map(|function| function.range());
+        let key = FunctionKey::Defined { module: module_index, function };
+        assert_eq!(found, image.function(key).map(|function| function.range.clone()));
+        let key = FunctionKey::ArrayToWasm { module: module_index, function };
+        let found = module.array_to_wasm_trampoline(function);
+        let found = found.map(|pc| pc.offset_in(&module.engine_code().text_range()).unwrap());
+        assert_eq!(found, image.function(key).map(|function| function.range.start as usize));
+    }
+}
