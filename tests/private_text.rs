@@ -1,0 +1,285 @@
+//! What the kernel is asked for when private code is made, patched and dropped, and what happens if it refuses.
+#![cfg(all(target_os = "linux", feature = "breakpoints"))]
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
+use trapline::{
+    BreakpointError, CodeMemory, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, ImageBuilder, Module,
+    ModuleRegistry, PatchError, StaticModuleIndex, StoreError,
+};
+
+/// What was asked for: address, length, rights.
+static ASKED: Mutex<Vec<(usize, usize, c_int)>> = Mutex::new(Vec::new());
+/// Calls until one is refused, counted down; 0: none is. The upper half says how many in a row are.
+static REFUSE: AtomicUsize = AtomicUsize::new(0);
+
+/// In place of the C library's, for this program.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, rights: c_int) -> c_int {
+    if let Ok(mut asked) = ASKED.try_lock() {
+        asked.push((address.addr(), len, rights));
+    }
+    let refuse = REFUSE.load(SeqCst);
+    if refuse > 0 {
+        REFUSE.store(refuse - 1, SeqCst);
+        if refuse == 1 {
+            // SAFETY: where the C library keeps it.
+            unsafe { *libc::__errno_location() = libc::EACCES };
+            return -1;
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(libc::SYS_mprotect, address, len, rights) as c_int }
+}
+
+/// Has the `n`th call from here on refused.
+fn refuse(n: usize) {
+    REFUSE.store(n, SeqCst);
+}
+
+/// One test at a time, with an empty record.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    refuse(0);
+    ASKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    one
+}
+
+fn asked() -> Vec<(usize, usize, c_int)> {
+    std::mem::take(&mut ASKED.lock().unwrap())
+}
+
+const PAGE: usize = 4096;
+const PAGES: usize = 5;
+const NOPS: [u8; 4] = [0x90; 4];
+const STOP: [u8; 4] = [0xcc; 4];
+
+/// One function over five pages, with a patch point on the first, across the next two, and on the last.
+const POINTS: [u32; 3] = [16, 2 * PAGE as u32 - 2, 4 * PAGE as u32 + 8];
+
+fn module(engine: &Engine) -> Module {
+    let mut image = ImageBuilder::new();
+    image.text([0x90; PAGES * PAGE - 100]).function(0..(PAGES * PAGE - 100) as u32, Some("long"));
+    for point in POINTS {
+        image.patch(point, STOP, NOPS);
+    }
+    let memory = CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    EngineCode::new(engine, memory).unwrap().module(StaticModuleIndex::new(0)).unwrap()
+}
+
+fn base(store: &ModuleRegistry, module: &Module) -> usize {
+    store.store_code_base(module.engine_code()).unwrap().as_usize()
+}
+
+fn bytes_at(address: usize) -> [u8; 4] {
+    // SAFETY: mapped readable, and nobody writes meanwhile.
+    unsafe { std::ptr::with_exposed_provenance::<[u8; 4]>(address).read_volatile() }
+}
+
+/// What every patch point shows.
+fn shown(store: &ModuleRegistry, module: &Module) -> [[u8; 4]; 3] {
+    POINTS.map(|point| bytes_at(base(store, module) + point as usize))
+}
+
+/// The rights to every page of a mapping of so many, as the kernel tells them.
+fn rights(base: usize) -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let of = |address: usize| {
+        let line = maps.lines().find(|line| {
+            let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let parse = |hex| usize::from_str_radix(hex, 16).unwrap();
+            (parse(start)..parse(end)).contains(&address)
+        });
+        line.map_or("none".into(), |line| line.split_whitespace().nth(1).unwrap()[..3].to_owned())
+    };
+    (0..PAGES).map(|page| of(base + page * PAGE)).collect()
+}
+
+const FUNCTION: DefinedFunctionIndex = DefinedFunctionIndex::new(0);
+
+#[test]
+fn no_page_is_ever_asked_to_be_writable_and_executable() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    for offset in POINTS {
+        store.set_breakpoint(&module, FUNCTION, offset).unwrap();
+    }
+    assert_eq!(shown(&store, &module), [STOP; 3]);
+    store.set_single_step(true).unwrap();
+    for offset in POINTS {
+        store.clear_breakpoint(module.id(), FUNCTION, offset).unwrap();
+    }
+    store.set_single_step(false).unwrap();
+    assert_eq!(shown(&store, &module), [NOPS; 3]);
+    let text = base(&store, &module);
+    assert_eq!(rights(text), ["r-x"; PAGES]);
+    let both = libc::PROT_WRITE | libc::PROT_EXEC;
+    let asked = asked();
+    assert!(asked.iter().filter(|(at, ..)| (text..text + PAGES * PAGE).contains(at)).count() >= 8, "{asked:?}");
+    assert!(asked.iter().all(|(.., rights)| rights & both != both), "{asked:?}");
+}
+
+#[test]
+fn only_the_pages_of_a_patch_change_their_rights() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    let text = base(&store, &module);
+    for (offset, pages) in POINTS.into_iter().zip([0..1, 1..3, 4..5]) {
+        asked();
+        store.set_breakpoint(&module, FUNCTION, offset).unwrap();
+        let touched = |(at, len, _): &(usize, usize, c_int)| (at - text) / PAGE..(at + len - text).div_ceil(PAGE);
+        let changes: Vec<_> = asked().iter().map(touched).collect();
+        assert_eq!(changes, [pages.clone(), pages]);
+    }
+    assert_eq!(shown(&store, &module), [STOP; 3]);
+}
+
+#[test]
+fn a_refused_right_to_write_changes_nothing() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    store.set_breakpoint(&module, FUNCTION, POINTS[2]).unwrap();
+    refuse(1);
+    let error = store.set_breakpoint(&module, FUNCTION, 0).unwrap_err();
+    assert!(matches!(error, BreakpointError::Patch(PatchError::Unchanged { .. })), "{error:?}");
+    refuse(1);
+    assert!(store.clear_breakpoint(module.id(), FUNCTION, POINTS[2]).is_err());
+    refuse(1);
+    assert!(store.set_single_step(true).is_err());
+    assert!(!store.is_single_stepping());
+    assert_eq!(shown(&store, &module), [NOPS, NOPS, STOP]);
+    assert_eq!(store.breakpoints().map(|set| set.offset).collect::<Vec<_>>(), [POINTS[2]]);
+    assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES]);
+    store.set_breakpoint(&module, FUNCTION, 0).unwrap();
+    assert_eq!(shown(&store, &module), [STOP, NOPS, STOP]);
+}
+
+#[test]
+fn a_refused_right_to_execute_is_an_error_until_it_is_given() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    refuse(2);
+    let error = store.set_breakpoint(&module, FUNCTION, POINTS[1]).unwrap_err();
+    assert!(matches!(error, BreakpointError::Patch(PatchError::NotExecutable { .. })), "{error:?}");
+    assert_eq!(rights(base(&store, &module)), ["r-x", "rw-", "rw-", "r-x", "r-x"]);
+    assert_eq!(store.breakpoints().len(), 0);
+    // The bytes are as wanted by now, and it is still an error while the kernel refuses.
+    refuse(2);
+    assert!(store.set_breakpoint(&module, FUNCTION, POINTS[1]).is_err());
+    refuse(2);
+    assert!(matches!(store.register_module(module.clone()), Err(StoreError::Patch(PatchError::NotExecutable { .. }))));
+    store.register_module(module.clone()).unwrap();
+    assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES], "registering again mended it");
+    // Nothing was set: stepping on and off shows what is.
+    store.set_single_step(true).unwrap();
+    store.set_single_step(false).unwrap();
+    assert_eq!(shown(&store, &module), [NOPS; 3]);
+}
+
+#[test]
+fn what_a_failed_registration_wrote_is_gone_when_the_next_succeeds() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let mut image = ImageBuilder::new();
+    image.text([0x90; 64]).module(Default::default()).module(Default::default());
+    for (module, range) in [(0, 0..32), (1, 32..64)] {
+        let key = FunctionKey::Defined { module: StaticModuleIndex::new(module), function: FUNCTION };
+        image.compiled(range.clone(), key, None).patch(range.start + 8, STOP, NOPS);
+    }
+    let memory = CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    let code = EngineCode::new(&engine, memory).unwrap();
+    let [first, second] = [0, 1].map(|index| code.module(StaticModuleIndex::new(index)).unwrap());
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(first.clone()).unwrap();
+    store.set_breakpoint(&second, FUNCTION, 0).unwrap();
+    refuse(2);
+    assert!(store.register_module(second.clone()).is_err(), "written, but not registered");
+    store.clear_breakpoint(second.id(), FUNCTION, 0).unwrap();
+    store.register_module(second.clone()).unwrap();
+    let base = base(&store, &first);
+    assert_eq!([bytes_at(base + 8), bytes_at(base + 40)], [NOPS; 2], "no breakpoint is set");
+}
+
+#[test]
+fn an_unfinished_patch_is_finished_by_one_elsewhere() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    refuse(2);
+    assert!(store.set_breakpoint(&module, FUNCTION, POINTS[2]).is_err());
+    store.set_breakpoint(&module, FUNCTION, 0).unwrap();
+    assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES]);
+}
+
+#[test]
+fn a_step_that_fails_in_the_second_module_is_taken_back_in_the_first() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let modules = [module(&engine), module(&engine)];
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    for module in &modules {
+        store.register_module(module.clone()).unwrap();
+    }
+    refuse(3);
+    assert!(store.set_single_step(true).is_err());
+    for module in &modules {
+        assert_eq!(shown(&store, module), [NOPS; 3]);
+        assert_eq!(rights(base(&store, module)), ["r-x"; PAGES]);
+    }
+}
+
+#[test]
+fn a_refused_copy_registers_nothing() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    let live = trapline::code_stats().live_ranges;
+    refuse(1);
+    let error = store.register_module(module.clone()).unwrap_err();
+    assert!(matches!(&error, StoreError::PrivateCopy { text, .. } if *text == module.engine_code().text_range()));
+    assert!(store.store_code(module.engine_code()).is_none());
+    assert_eq!((store.all_modules().count(), trapline::code_stats().live_ranges), (0, live));
+    store.set_breakpoint(&module, FUNCTION, 0).unwrap();
+    // The copy is made; the breakpoint in it is not.
+    refuse(2);
+    assert!(matches!(store.register_module(module.clone()), Err(StoreError::Patch(PatchError::Unchanged { .. }))));
+    assert_eq!((store.all_modules().count(), trapline::code_stats().live_ranges), (0, live));
+    store.register_module(module.clone()).unwrap();
+    assert_eq!(shown(&store, &module), [STOP, NOPS, NOPS]);
+}
+
+#[test]
+fn a_store_that_ends_unmaps_its_copy_at_once_and_so_does_code_that_nobody_holds() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    let text = base(&store, &module);
+    drop(store);
+    assert!(rights(text).iter().all(|rights| rights != "r-x"), "{:?}", rights(text));
+    let text = module.engine_code().text_range().start.as_usize();
+    assert_eq!(rights(text), ["r-x"; PAGES]);
+    drop(module);
+    assert!(rights(text).iter().all(|rights| rights != "r-x"), "{:?}", rights(text));
+}
