@@ -2,12 +2,13 @@
 //!
 //! Each body runs in a child process: signal actions belong to a whole process, and many bodies are meant to die.
 
-#![cfg(all(feature = "signal", target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(feature = "signal", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod common;
 
+use common::machine::{self, ENDLESS, INVALID, LOAD};
 use common::old_handler::*;
-use common::{DIVIDE, LOAD, UD2, forbidden_page, in_child, install_all, load};
+use common::{forbidden_page, in_child, install_all, load};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use std::{ptr, thread};
@@ -43,7 +44,7 @@ fn a_fault_in_host_code_below_an_activation_is_passed_on() {
     in_child("", || {
         set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
         install_all();
-        let (host, _memory) = load(UD2, &[(0, TrapCode::Unreachable)]).unregister();
+        let (host, _memory) = load(INVALID, &[(0, TrapCode::Unreachable)]).unregister();
         // SAFETY: the fault is skipped, the function returns.
         assert_eq!(unsafe { catch_trap(host, ptr::null_mut()) }, Ok(()));
         assert_eq!(calls(), 1);
@@ -53,7 +54,7 @@ fn a_fault_in_host_code_below_an_activation_is_passed_on() {
 
 #[test]
 fn a_fault_at_registered_code_that_is_no_trap_site_is_passed_on() {
-    for (signum, text) in [(libc::SIGILL, UD2), (libc::SIGSEGV, LOAD)] {
+    for (signum, text) in [(libc::SIGILL, INVALID), (libc::SIGSEGV, LOAD)] {
         in_child(&signum.to_string(), || {
             set_action(signum, handler(SKIP), libc::SA_SIGINFO, &[]);
             install_all();
@@ -73,7 +74,7 @@ fn a_trap_on_a_thread_without_activation_is_passed_on() {
         in_child(variant, || {
             set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
             install_all();
-            let code = load(UD2, &[(0, TrapCode::Unreachable)]);
+            let code = load(INVALID, &[(0, TrapCode::Unreachable)]);
             let guest = code.guest();
             match variant {
                 "entered before" => {
@@ -176,8 +177,7 @@ fn a_signal_sent_while_a_guest_is_at_a_trap_site_is_no_trap() {
     in_child("", || {
         set_action(libc::SIGSEGV, handler(SKIP), libc::SA_SIGINFO, &[]);
         install_all();
-        // An endless loop, until the handler moves on by the 2 bytes it has: `jmp` to itself; `ret`.
-        let code = load(&[0xeb, 0xfe, 0xc3], &[(0, TrapCode::MemoryOutOfBounds)]);
+        let code = load(ENDLESS, &[(0, TrapCode::MemoryOutOfBounds)]);
         let guest = code.guest();
         // SAFETY: no preconditions.
         let this_thread = unsafe { libc::pthread_self() };
@@ -188,14 +188,13 @@ fn a_signal_sent_while_a_guest_is_at_a_trap_site_is_no_trap() {
                     unsafe { libc::pthread_kill(this_thread, libc::SIGSEGV) };
                     thread::sleep(std::time::Duration::from_millis(1));
                 }
-                // Open the loop.
-                let start = guest as *const () as usize & !4095;
-                // SAFETY: the test's own code; two bytes become `nop; nop` at once.
+                let start = guest as *const () as usize;
+                // SAFETY: the test's own code.
                 unsafe {
-                    let page = ptr::with_exposed_provenance_mut::<c_void>(start);
+                    let page = ptr::with_exposed_provenance_mut::<c_void>(start & !4095);
                     let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
                     assert_eq!(libc::mprotect(page, 4096, all), 0);
-                    (guest as *mut u16).write_volatile(0x9090);
+                    machine::end(start);
                 }
             });
             // SAFETY: returns once the loop is open.
@@ -208,7 +207,13 @@ fn a_signal_sent_while_a_guest_is_at_a_trap_site_is_no_trap() {
 #[test]
 fn a_fault_kills_if_the_old_action_was_the_default_or_to_ignore() {
     for action in [libc::SIG_DFL, libc::SIG_IGN] {
-        for (signum, text) in [(libc::SIGILL, UD2), (libc::SIGSEGV, LOAD), (libc::SIGFPE, DIVIDE)] {
+        let causes = [
+            (libc::SIGILL, INVALID),
+            (libc::SIGSEGV, LOAD),
+            #[cfg(target_arch = "x86_64")]
+            (libc::SIGFPE, machine::DIVIDE),
+        ];
+        for (signum, text) in causes {
             in_child(&format!("{signum} {action}"), || {
                 set_action(signum, action, 0, &[]);
                 install_all();

@@ -2,12 +2,13 @@
 //!
 //! Each body runs in a child process: signal actions belong to a whole process.
 
-#![cfg(all(feature = "signal", target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(feature = "signal", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod common;
 
+use common::machine::{INVALID, LOAD, RECURSE};
 use common::old_handler::*;
-use common::{Guest, LOAD, UD2, forbidden_page, in_child, install_all, load};
+use common::{Guest, forbidden_page, in_child, install_all, load};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{mem, ptr, thread};
@@ -39,7 +40,7 @@ fn a_one_shot_handler_runs_once() {
             install_all();
             let cause = || match sent {
                 true => send(Sent::Raise, libc::SIGILL),
-                false => call_as_host(UD2, ptr::null_mut()),
+                false => call_as_host(INVALID, ptr::null_mut()),
             };
             cause();
             if calls() != 1 {
@@ -143,7 +144,7 @@ fn installing_twice_and_from_many_threads_keeps_the_old_action() {
             }
         });
         install_all();
-        call_as_host(UD2, ptr::null_mut());
+        call_as_host(INVALID, ptr::null_mut());
         assert_eq!(calls(), 1);
     })
     .well();
@@ -180,8 +181,7 @@ fn the_standard_librarys_overflow_message_survives() {
         // Its handler is the old action here.
         assert_ne!(action_of(libc::SIGSEGV).sa_sigaction, libc::SIG_DFL);
         install_all();
-        let recurse = [0x50, 0xe8, 0xfa, 0xff, 0xff, 0xff, 0x58, 0xc3];
-        thread::spawn(move || call_as_host(&recurse, ptr::null_mut())).join().unwrap();
+        thread::spawn(|| call_as_host(RECURSE, ptr::null_mut())).join().unwrap();
     })
     .by_signal(libc::SIGABRT);
 }
@@ -195,9 +195,9 @@ fn an_old_handler_may_leave_by_a_jump() {
         }
         set_action(libc::SIGILL, leave as *const () as usize, libc::SA_SIGINFO, &[]);
         install_all();
-        let code = load(UD2, &[(0, TrapCode::Unreachable)]);
+        let code = load(INVALID, &[(0, TrapCode::Unreachable)]);
         extern "C" fn fault(arg: *mut c_void) -> *mut c_void {
-            // SAFETY: `ud2`, which ends this thread.
+            // SAFETY: an invalid instruction, which ends this thread.
             unsafe { mem::transmute::<*mut c_void, Guest>(arg)(ptr::null_mut()) };
             arg
         }
@@ -231,11 +231,11 @@ fn an_embedders_own_handler_catches_traps_and_keeps_the_rest() {
             let flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             set_action(signum, own as *const () as usize, flags, &[]);
         }
-        let code = load(UD2, &[(0, TrapCode::Unreachable)]);
+        let code = load(INVALID, &[(0, TrapCode::Unreachable)]);
         // SAFETY: skips only the guest's frame.
         unsafe { catch_trap(code.guest(), ptr::null_mut()) }.unwrap_err();
         assert_eq!(REST.load(Ordering::Relaxed), 0);
-        call_as_host(UD2, ptr::null_mut());
+        call_as_host(INVALID, ptr::null_mut());
         assert_eq!(REST.load(Ordering::Relaxed), 1);
         send(Sent::Raise, libc::SIGUSR1);
         assert_eq!(REST.load(Ordering::Relaxed), 2);

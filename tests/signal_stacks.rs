@@ -2,25 +2,18 @@
 //!
 //! Each body runs in a child process: signal actions belong to a whole process.
 
-#![cfg(all(feature = "signal", target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(feature = "signal", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod common;
 
-use common::{UD2, alternate_stack, in_child, install_all, load, run};
+use common::machine::{INVALID, RECURSE};
+use common::{alternate_stack, in_child, install_all, load, run};
 use std::ffi::{c_int, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::{mem, ptr, thread};
 use trapline::TrapCode;
 use trapline::signal::{catch_trap, prepare_thread};
-
-/// Calls itself until the stack ends. No trap site.
-const RECURSE: &[u8] = &[
-    0x50, // push rax
-    0xe8, 0xfa, 0xff, 0xff, 0xff, // call to the start
-    0x58, // pop rax
-    0xc3, // ret
-];
 
 fn overflow_the_stack() {
     let code = load(RECURSE, &[]);
@@ -87,7 +80,7 @@ fn mappings() -> usize {
 fn threads_that_exit_leave_no_alternate_stack_behind() {
     in_child("", || {
         install_all();
-        let code = load(UD2, &[(0, TrapCode::Unreachable)]);
+        let code = load(INVALID, &[(0, TrapCode::Unreachable)]);
         let a_thread = || {
             thread::scope(|scope| {
                 let run = || run(&code, ptr::null_mut()).unwrap_err();
@@ -111,7 +104,7 @@ fn threads_that_exit_leave_no_alternate_stack_behind() {
 fn a_large_alternate_stack_is_kept_and_a_small_one_replaced() {
     in_child("", || {
         install_all();
-        let code = load(UD2, &[(0, TrapCode::Unreachable)]);
+        let code = load(INVALID, &[(0, TrapCode::Unreachable)]);
         thread::scope(|scope| {
             for size in [1 << 20, 16 << 10] {
                 let code = &code;

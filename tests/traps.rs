@@ -2,11 +2,12 @@
 //!
 //! Each body runs in a child process: signal actions belong to a whole process, and some bodies are meant to die.
 
-#![cfg(all(feature = "signal", target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(feature = "signal", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod common;
 
-use common::{DIVIDE, Guest, LOAD, Loaded, UD2, forbidden_page, in_child, install_all, load, run};
+use common::machine::*;
+use common::{Guest, Loaded, forbidden_page, in_child, install_all, load, run};
 use std::ffi::c_void;
 use std::{ptr, thread};
 use trapline::TrapCode;
@@ -24,7 +25,7 @@ fn assert_trap(code: &Loaded, trap: Trap, expected: TrapCode, offset: usize, add
 fn an_invalid_instruction_is_a_trap() {
     in_child("", || {
         install_all();
-        let code = load(UD2, &[(0, TrapCode::Unreachable)]);
+        let code = load(INVALID, &[(0, TrapCode::Unreachable)]);
         let trap = run(&code, ptr::null_mut()).unwrap_err();
         assert_trap(&code, trap, TrapCode::Unreachable, 0, None);
         assert!(trap.to_string().starts_with("trap: unreachable"), "{trap}");
@@ -33,6 +34,7 @@ fn an_invalid_instruction_is_a_trap() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn a_division_by_zero_is_a_trap() {
     in_child("", || {
         install_all();
@@ -44,6 +46,7 @@ fn a_division_by_zero_is_a_trap() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn the_smallest_integer_divided_by_minus_one_is_a_trap() {
     in_child("", || {
         install_all();
@@ -66,13 +69,12 @@ fn loads_and_stores_in_a_forbidden_page_are_traps_with_their_address() {
     in_child("", || {
         install_all();
         let page = forbidden_page();
-        let store = [0xc7, 0x47, 0x10, 0x01, 0x00, 0x00, 0x00, 0xc3]; // mov dword [rdi + 16], 1; ret
         let load_code = load(LOAD, &[(0, TrapCode::MemoryOutOfBounds)]);
-        let store_code = load(&store, &[(0, TrapCode::MemoryOutOfBounds)]);
+        let store_code = load(STORE, &[(STORE_AT, TrapCode::MemoryOutOfBounds)]);
         let trap = run(&load_code, page).unwrap_err();
         assert_trap(&load_code, trap, TrapCode::MemoryOutOfBounds, 0, Some(page.addr()));
         let trap = run(&store_code, page).unwrap_err();
-        assert_trap(&store_code, trap, TrapCode::MemoryOutOfBounds, 0, Some(page.addr() + 16));
+        assert_trap(&store_code, trap, TrapCode::MemoryOutOfBounds, STORE_AT as usize, Some(page.addr() + 16));
         // The same code with memory behind its pointer runs to its end.
         let mut room = [0_u32; 8];
         assert_eq!(run(&load_code, room.as_mut_ptr().cast()), Ok(()));
@@ -83,6 +85,7 @@ fn loads_and_stores_in_a_forbidden_page_are_traps_with_their_address() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn an_address_that_is_not_canonical_is_not_reported() {
     in_child("", || {
         install_all();
@@ -110,14 +113,6 @@ fn a_load_past_the_end_of_a_mapped_file_is_a_trap() {
     .well();
 }
 
-/// Calls the host function that the argument points at with the argument, then `ud2` at 4.
-const CALL_HOST: &[u8] = &[
-    0x57, // push rdi
-    0xff, 0x17, // call [rdi]
-    0x5f, // pop rdi
-    0x0f, 0x0b, // ud2
-];
-
 #[repr(C)]
 struct HostCall {
     function: Guest,
@@ -130,8 +125,8 @@ struct HostCall {
 fn a_trap_ends_the_innermost_entry_only() {
     in_child("", || {
         install_all();
-        let outer = load(CALL_HOST, &[(4, TrapCode::BadSignature)]);
-        let inner = load(UD2, &[(0, TrapCode::NullReference)]);
+        let outer = load(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::BadSignature)]);
+        let inner = load(INVALID, &[(0, TrapCode::NullReference)]);
         unsafe extern "C" fn enter_again(arg: *mut c_void) {
             // SAFETY: the test's own structure.
             let call = unsafe { &mut *arg.cast::<HostCall>() };
@@ -145,9 +140,9 @@ fn a_trap_ends_the_innermost_entry_only() {
         let trap = run(&outer, (&raw mut call).cast()).unwrap_err();
         assert_trap(&inner, call.seen.unwrap(), TrapCode::NullReference, 0, None);
         assert!(call.returned);
-        assert_trap(&outer, trap, TrapCode::BadSignature, 4, None);
+        assert_trap(&outer, trap, TrapCode::BadSignature, CALL_HOST_INVALID as usize, None);
         // And none is left: the same trap is not ours any more.
-        assert_eq!(run(&load(&[0xc3], &[]), ptr::null_mut()), Ok(()));
+        assert_eq!(run(&load(RETURN, &[]), ptr::null_mut()), Ok(()));
     })
     .well();
 }
@@ -180,7 +175,7 @@ fn raising_without_an_activation_aborts() {
     .by_signal(libc::SIGABRT);
     in_child("after a trap", || {
         install_all();
-        run(&load(UD2, &[(0, TrapCode::Unreachable)]), ptr::null_mut()).unwrap_err();
+        run(&load(INVALID, &[(0, TrapCode::Unreachable)]), ptr::null_mut()).unwrap_err();
         // SAFETY: it aborts.
         unsafe { raise(TrapCode::Interrupt) }
     })
@@ -192,12 +187,13 @@ fn four_threads_trap_at_the_same_time() {
     in_child("", || {
         install_all();
         let page = forbidden_page().addr();
-        let invalid = load(UD2, &[(0, TrapCode::Unreachable)]);
-        let divide = load(DIVIDE, &[(6, TrapCode::IntegerDivisionByZero)]);
+        let invalid = load(INVALID, &[(0, TrapCode::Unreachable)]);
+        #[cfg(target_arch = "x86_64")]
+        let divide = &load(DIVIDE, &[(6, TrapCode::IntegerDivisionByZero)]);
         let read = load(LOAD, &[(0, TrapCode::MemoryOutOfBounds)]);
         thread::scope(|scope| {
             for number in 0..4 {
-                let (invalid, divide, read) = (&invalid, &divide, &read);
+                let (invalid, read) = (&invalid, &read);
                 scope.spawn(move || {
                     for _ in 0..5_000 {
                         let address = page + number * 8;
@@ -205,8 +201,11 @@ fn four_threads_trap_at_the_same_time() {
                         assert_trap(read, trap, TrapCode::MemoryOutOfBounds, 0, Some(address));
                         let trap = run(invalid, ptr::null_mut()).unwrap_err();
                         assert_trap(invalid, trap, TrapCode::Unreachable, 0, None);
-                        let trap = run(divide, ptr::null_mut()).unwrap_err();
-                        assert_trap(divide, trap, TrapCode::IntegerDivisionByZero, 6, None);
+                        #[cfg(target_arch = "x86_64")]
+                        {
+                            let trap = run(divide, ptr::null_mut()).unwrap_err();
+                            assert_trap(divide, trap, TrapCode::IntegerDivisionByZero, 6, None);
+                        }
                     }
                 });
             }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod machine;
 pub mod old_handler;
 
 use std::ffi::c_void;
@@ -68,15 +69,6 @@ pub fn alternate_stack() -> libc::stack_t {
     }
 }
 
-/// `ud2; ret`: an invalid instruction at 0. A handler that skips 2 bytes lets it return.
-pub const UD2: &[u8] = &[0x0f, 0x0b, 0xc3];
-
-/// `mov eax, [rdi]; ret`: a load through the argument at 0, 2 bytes long.
-pub const LOAD: &[u8] = &[0x8b, 0x07, 0xc3];
-
-/// `xor ecx, ecx; lea eax, [rcx + 1]; cdq; idiv ecx; ret`: a division by zero at 6, 2 bytes long.
-pub const DIVIDE: &[u8] = &[0x31, 0xc9, 0x8d, 0x41, 0x01, 0x99, 0xf7, 0xf9, 0xc3];
-
 /// A page without access.
 pub fn forbidden_page() -> *mut c_void {
     // SAFETY: a fresh mapping.
@@ -119,7 +111,7 @@ pub fn in_child<F: FnOnce()>(variant: &str, body: F) -> Ended {
         Ok(_) => return Ended(None),
         Err(_) => {}
     }
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = this_program();
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(SELECTED, &selection);
     command.stdout(std::process::Stdio::null());
     // SAFETY: between fork and exec only async-signal-safe calls.
@@ -131,6 +123,21 @@ pub fn in_child<F: FnOnce()>(variant: &str, body: F) -> Ended {
     };
     let status = wait(command.spawn().unwrap()).unwrap_or_else(|| panic!("{selection}: deadline"));
     Ended(Some(status))
+}
+
+/// Names the emulator that test binaries run under, and its arguments; unset where the machine runs them itself.
+const RUNNER: &str = "TRAPLINE_TEST_RUNNER";
+
+fn this_program() -> Command {
+    let program = std::env::current_exe().unwrap();
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
 }
 
 fn wait(mut child: Child) -> Option<ExitStatus> {

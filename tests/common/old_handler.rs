@@ -1,6 +1,7 @@
 //! Handlers that were there before ours, what they were told, and ways to cause their signals.
 
 use super::load;
+use super::machine::{SKIPPED, pc, set_pc};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::{mem, ptr};
@@ -56,7 +57,7 @@ pub fn calls() -> usize {
     CALLS.load(Ordering::Relaxed)
 }
 
-/// Keeps what it was told. After a fault it skips the instruction: the tests' are all 2 bytes long.
+/// Keeps what it was told. After a fault it skips the instruction.
 pub unsafe extern "C" fn skip(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel's arguments, passed on.
     unsafe {
@@ -65,11 +66,11 @@ pub unsafe extern "C" fn skip(signum: c_int, info: *mut libc::siginfo_t, context
         CODE.store((*info).si_code, Ordering::Relaxed);
         MASK.store(mask(), Ordering::Relaxed);
         THREAD.store(libc::gettid(), Ordering::Relaxed);
-        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
-        PC.store(registers[libc::REG_RIP as usize] as usize, Ordering::Relaxed);
+        let pc = pc(context);
+        PC.store(pc, Ordering::Relaxed);
         if (*info).si_code > 0 {
             ADDRESS.store((*info).si_addr().addr(), Ordering::Relaxed);
-            registers[libc::REG_RIP as usize] += 2;
+            set_pc(context, pc + SKIPPED);
         }
         *libc::__errno_location() = libc::EXDEV;
     }

@@ -81,14 +81,17 @@ fn only_published_text_is_executable_and_only_its_own_pages() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn published_text_runs() {
     let _alone = only_publisher();
-    // mov eax, 41; ret
+    #[cfg(target_arch = "x86_64")]
+    let (text, number, with_42) = ([0xb8, 41, 0, 0, 0, 0xc3], 1, 42); // mov eax, 41; ret
+    #[cfg(target_arch = "aarch64")]
+    let (text, number, with_42) = ([0x20, 0x05, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6], 0, 0x40); // mov w0, #41; ret
     let mut image = ImageBuilder::new();
-    image.text([0xb8, 41, 0, 0, 0, 0xc3]).function(0..6, Some("answer"));
+    image.text(text).function(0..text.len() as u32, Some("answer"));
     let mut unpublished = CodeMemory::parse(&built(&mut image)).unwrap();
-    unpublished.text_mut()[1] = 42;
+    unpublished.text_mut()[number] = with_42;
     let code = unpublished.publish().unwrap();
     // SAFETY: the text is a whole function of this type, and `code` outlives the call.
     let answer: extern "C" fn() -> i32 = unsafe { std::mem::transmute(code.text().as_ptr()) };

@@ -1,0 +1,71 @@
+use std::ffi::c_void;
+
+/// How long the first instruction of [`INVALID`], [`LOAD`] and [`ENDLESS`] is, in bytes: a handler that skips it lets
+/// the function return.
+pub const SKIPPED: usize = 4;
+
+/// `ret`.
+pub const RETURN: &[u8] = &[0xc0, 0x03, 0x5f, 0xd6];
+
+/// `udf #0; ret`: an invalid instruction at 0.
+pub const INVALID: &[u8] = &[0x00, 0x00, 0x00, 0x00, 0xc0, 0x03, 0x5f, 0xd6];
+
+/// `ldr w0, [x0]; ret`: a load through the argument at 0.
+pub const LOAD: &[u8] = &[0x00, 0x00, 0x40, 0xb9, 0xc0, 0x03, 0x5f, 0xd6];
+
+/// `mov w1, #1; str w1, [x0, #16]; ret`: a store.
+pub const STORE: &[u8] = &[0x21, 0x00, 0x80, 0x52, 0x01, 0x10, 0x00, 0xb9, 0xc0, 0x03, 0x5f, 0xd6];
+/// Where [`STORE`] stores.
+pub const STORE_AT: u32 = 4;
+
+/// Calls the host function that the argument points at with the argument.
+pub const CALL_HOST: &[u8] = &[
+    0xfd, 0x7b, 0xbf, 0xa9, // stp x29, x30, [sp, #-16]!
+    0xfd, 0x03, 0x00, 0x91, // mov x29, sp
+    0x09, 0x00, 0x40, 0xf9, // ldr x9, [x0]
+    0x20, 0x01, 0x3f, 0xd6, // blr x9
+    0x00, 0x00, 0x00, 0x00, // udf #0
+];
+/// Where [`CALL_HOST`] ends, in an invalid instruction.
+pub const CALL_HOST_INVALID: u32 = 16;
+
+/// Calls itself until the stack ends.
+pub const RECURSE: &[u8] = &[
+    0xfd, 0x7b, 0xbf, 0xa9, // stp x29, x30, [sp, #-16]!
+    0xff, 0xff, 0xff, 0x97, // bl to the start
+    0xfd, 0x7b, 0xc1, 0xa8, // ldp x29, x30, [sp], #16
+    0xc0, 0x03, 0x5f, 0xd6, // ret
+];
+
+/// `b` to itself; `ret`.
+pub const ENDLESS: &[u8] = &[0x00, 0x00, 0x00, 0x14, 0xc0, 0x03, 0x5f, 0xd6];
+
+/// Ends the loop of [`ENDLESS`] at `start`, under whoever executes it.
+///
+/// # Safety
+///
+/// The code there is writable.
+pub unsafe fn end(start: usize) {
+    let branch = std::ptr::with_exposed_provenance_mut::<u32>(start);
+    // SAFETY: the caller's. A branch may become a `nop` while it is executed; the rest makes that visible.
+    unsafe {
+        branch.write_volatile(0xd503_201f);
+        std::arch::asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", "dsb ish", "isb", in(reg) branch);
+    }
+}
+
+/// # Safety
+///
+/// `context` is what the kernel passed to a handler, which has not returned.
+pub unsafe fn pc(context: *mut c_void) -> usize {
+    // SAFETY: the caller's.
+    unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc as usize }
+}
+
+/// # Safety
+///
+/// As for [`pc`]; and the interrupted thread may go on at `pc`.
+pub unsafe fn set_pc(context: *mut c_void, pc: usize) {
+    // SAFETY: the caller's.
+    unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc = pc as u64 };
+}

@@ -1,0 +1,69 @@
+use std::ffi::c_void;
+
+/// How long the first instruction of [`INVALID`], [`LOAD`] and [`ENDLESS`] is, in bytes: a handler that skips it lets
+/// the function return.
+pub const SKIPPED: usize = 2;
+
+/// `ret`.
+pub const RETURN: &[u8] = &[0xc3];
+
+/// `ud2; ret`: an invalid instruction at 0.
+pub const INVALID: &[u8] = &[0x0f, 0x0b, 0xc3];
+
+/// `mov eax, [rdi]; ret`: a load through the argument at 0.
+pub const LOAD: &[u8] = &[0x8b, 0x07, 0xc3];
+
+/// `mov dword [rdi + 16], 1; ret`: a store.
+pub const STORE: &[u8] = &[0xc7, 0x47, 0x10, 0x01, 0x00, 0x00, 0x00, 0xc3];
+/// Where [`STORE`] stores.
+pub const STORE_AT: u32 = 0;
+
+/// `xor ecx, ecx; lea eax, [rcx + 1]; cdq; idiv ecx; ret`: a division by zero at 6.
+pub const DIVIDE: &[u8] = &[0x31, 0xc9, 0x8d, 0x41, 0x01, 0x99, 0xf7, 0xf9, 0xc3];
+
+/// Calls the host function that the argument points at with the argument.
+pub const CALL_HOST: &[u8] = &[
+    0x57, // push rdi
+    0xff, 0x17, // call [rdi]
+    0x5f, // pop rdi
+    0x0f, 0x0b, // ud2
+];
+/// Where [`CALL_HOST`] ends, in an invalid instruction.
+pub const CALL_HOST_INVALID: u32 = 4;
+
+/// Calls itself until the stack ends.
+pub const RECURSE: &[u8] = &[
+    0x50, // push rax
+    0xe8, 0xfa, 0xff, 0xff, 0xff, // call to the start
+    0x58, // pop rax
+    0xc3, // ret
+];
+
+/// `jmp` to itself; `ret`.
+pub const ENDLESS: &[u8] = &[0xeb, 0xfe, 0xc3];
+
+/// Ends the loop of [`ENDLESS`] at `start`, under whoever executes it.
+///
+/// # Safety
+///
+/// The code there is writable.
+pub unsafe fn end(start: usize) {
+    // SAFETY: the caller's; the two bytes become `nop; nop` at once.
+    unsafe { std::ptr::with_exposed_provenance_mut::<u16>(start).write_volatile(0x9090) };
+}
+
+/// # Safety
+///
+/// `context` is what the kernel passed to a handler, which has not returned.
+pub unsafe fn pc(context: *mut c_void) -> usize {
+    // SAFETY: the caller's.
+    unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] as usize }
+}
+
+/// # Safety
+///
+/// As for [`pc`]; and the interrupted thread may go on at `pc`.
+pub unsafe fn set_pc(context: *mut c_void, pc: usize) {
+    // SAFETY: the caller's.
+    unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] = pc as i64 };
+}
