@@ -34,6 +34,16 @@ static KNOWN: AtomicPtr<Known> = AtomicPtr::new(ptr::null_mut());
 static BEHIND: [AtomicUsize; SIGNALS.len()] = [const { AtomicUsize::new(0) }; SIGNALS.len()];
 
 /// Any handler's first and last steps: the clock. Fenced, so that nothing of a lookup slips out of its measurement.
+#[cfg(target_arch = "aarch64")]
+fn clock() -> u64 {
+    let ticks;
+    // SAFETY: reads the virtual counter, which Linux lets user mode do; barriers.
+    unsafe { std::arch::asm!("isb", "mrs {}, cntvct_el0", "isb", out(reg) ticks, options(nostack)) };
+    ticks
+}
+
+/// Any handler's first and last steps: the clock. Fenced, so that nothing of a lookup slips out of its measurement.
+#[cfg(target_arch = "x86_64")]
 fn clock() -> u64 {
     use std::arch::x86_64::{_mm_lfence, _rdtsc};
     // SAFETY: both instructions are part of every x86-64 processor and touch no memory.
@@ -68,7 +78,11 @@ fn timed<R>(ticks: &Ticks, lookup: impl FnOnce() -> R) -> R {
 
 fn interrupted_pc(context: *mut c_void) -> usize {
     // SAFETY: the kernel passed this pointer to an SA_SIGINFO handler, which has not returned.
-    unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] as usize }
+    let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext };
+    #[cfg(target_arch = "aarch64")]
+    return registers.pc as usize;
+    #[cfg(target_arch = "x86_64")]
+    return registers.gregs[libc::REG_RIP as usize] as usize;
 }
 
 /// A profiler's handler: whose code was that?

@@ -16,29 +16,31 @@
 //! - `record.rs`: what handlers count
 //! - `report.rs`: the sum of it
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod call;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod guest;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod handlers;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod options;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod record;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod report;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod sampler;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 mod storm;
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64", feature = "signal")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal")))]
 fn main() {
-    println!("trap_storm runs on Linux x86-64, with the feature `signal`: traps are not caught elsewhere yet");
+    println!(
+        "trap_storm runs on Linux, x86-64 and AArch64, with the feature `signal`: traps are not caught elsewhere yet"
+    );
 }
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "signal"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     use clap::Parser;
     use indicatif::{ProgressBar, ProgressStyle};

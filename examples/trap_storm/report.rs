@@ -10,10 +10,12 @@ use std::io;
 use std::time::Duration;
 use trapline::TrapCode;
 
-/// Resident memory at one moment.
+/// Memory at one moment: what is resident, and what the allocator has given out. Where a reader is preempted inside a
+/// lookup garbage piles up for a while; the allocator keeps some of what was freed then.
 pub struct Resident {
     pub when: &'static str,
     pub bytes: u64,
+    pub allocated: u64,
 }
 
 impl Resident {
@@ -23,8 +25,21 @@ impl Resident {
         let pages: u64 = pages.and_then(|pages| pages.parse().ok()).unwrap_or(0);
         // SAFETY: no preconditions.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
-        Ok(Resident { when, bytes: pages * page })
+        Ok(Resident { when, bytes: pages * page, allocated: allocated() })
     }
+}
+
+#[cfg(target_env = "gnu")]
+fn allocated() -> u64 {
+    // SAFETY: no preconditions.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64
+}
+
+/// Not known.
+#[cfg(not(target_env = "gnu"))]
+fn allocated() -> u64 {
+    0
 }
 
 /// A finished run, to be summed up.
@@ -188,6 +203,7 @@ impl Report {
             "lookup_ns_max": self.all.max,
             "clock_overhead_ns": run.clock_overhead as f64 * run.ns_per_tick,
             "resident_bytes": run.resident.iter().map(|r| (r.when.to_owned(), r.bytes.into())).collect::<Map<_, Value>>(),
+            "allocated_bytes": run.resident.iter().map(|r| (r.when.to_owned(), r.allocated.into())).collect::<Map<_, Value>>(),
             "wrong": self.wrong(),
             "wrong_by": object(&mut { wrong_by }),
             "lost": self.lost(),
@@ -241,6 +257,7 @@ impl Report {
         row("images compiled", run.sum(|record| &record.compiled), "")?;
         for resident in &run.resident {
             row(&format!("resident memory at the {}, KiB", resident.when), resident.bytes >> 10, "")?;
+            row(&format!("  allocated at the {}, KiB", resident.when), resident.allocated >> 10, "")?;
         }
 
         writeln!(

@@ -163,7 +163,8 @@ where
     })
 }
 
-/// What every thread does around its work. A thread that fails or panics still waits for its signals, and stops the others.
+/// What every thread does around its work. A thread that fails or panics still waits for its signals, and stops the
+/// others.
 fn worker(
     role: &'static str,
     stop: &Stop,

@@ -160,13 +160,19 @@ struct LinkedCall {
 
 impl LinkedCall {
     fn resolve(self, image: &mut GuestImage) -> Result<(), Box<dyn Error>> {
-        if self.kind != Reloc::X86CallPCRel4 {
-            return Err(format!("no rule for relocation {:?}", self.kind).into());
-        }
         let target = i64::from(image.functions[self.target].offset);
         let distance = i32::try_from(target + self.addend - i64::from(self.at))?;
         let at = self.at as usize;
-        image.text[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        let place = image.text[at..].first_chunk_mut().ok_or("a relocation past the end of the text")?;
+        *place = match self.kind {
+            Reloc::X86CallPCRel4 => distance.to_le_bytes(),
+            // Words, in the lower 26 bits of the instruction. Images are far shorter than what these reach.
+            Reloc::Arm64Call => {
+                let words = (distance >> 2).cast_unsigned() & 0x03ff_ffff;
+                (u32::from_le_bytes(*place) | words).to_le_bytes()
+            }
+            other => return Err(format!("no rule for relocation {other:?}").into()),
+        };
         Ok(())
     }
 }
