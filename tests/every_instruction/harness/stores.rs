@@ -1,0 +1,135 @@
+//! Mode A, what stores do.
+
+use super::process::stable_code;
+use super::watch::{Change, Watch};
+use super::world;
+use super::writer::{self, Operation};
+use std::ops::Range;
+use trapline::{
+    CodeMemory, DefinedFunctionIndex, Engine, EngineCode, ImageBuilder, Module, ModuleRegistry, StaticModuleIndex,
+    TrapCode,
+};
+
+pub const OPERATIONS: &[Operation] = &[
+    ("loading code into an engine", code_is_loaded),
+    ("unloading the code of an engine", code_is_unloaded),
+    ("a store that shares its code, from its creation to its end", shared_store),
+    ("a store that makes a private copy", private_copy),
+    ("the end of a store with a private copy", private_copy_ends),
+    ("setting and clearing a breakpoint", breakpoint),
+];
+
+const WHO: u64 = 77;
+
+/// Code that says who it is, and can be stopped behind that.
+fn memory() -> CodeMemory {
+    let text = [&world::text(WHO)[..], &[0x90; 20]].concat();
+    let mut image = ImageBuilder::new();
+    image.text(text).trap(0, TrapCode::Unreachable).function(0..32, Some("f"));
+    image.patch(12, [0xcc; 5], [0x90; 5]).patch(20, [0xcc; 5], [0x90; 5]);
+    let file = image.finish().expect("a small image");
+    CodeMemory::parse(&file).expect("our own image").publish().expect("memory for a page")
+}
+
+fn load(engine: &Engine) -> Module {
+    let code = EngineCode::new(engine, memory()).expect("fresh memory");
+    code.module(StaticModuleIndex::new(0)).expect("one module")
+}
+
+/// Both ends of a text that comes or goes, and what is behind it.
+fn ends(text: &Range<usize>, before: Option<u64>, after: Option<u64>) -> [Change; 3] {
+    [(text.start, before, after), (text.end - 1, before, after), (text.end, None, None)]
+}
+
+/// What does not change: other code, and what the engine has of this.
+fn stable(module: &Module) -> Vec<(usize, Option<u64>)> {
+    let text = module.engine_code().memory().text_range();
+    let mut stable = stable_code();
+    stable.extend([(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
+    stable
+}
+
+fn private_text(store: &ModuleRegistry, module: &Module) -> Range<usize> {
+    let text = store.store_code(module.engine_code()).expect("registered").text_range();
+    text.start.as_usize()..text.end.as_usize()
+}
+
+fn code_is_loaded() {
+    let engine = Engine::new();
+    let stable = stable_code();
+    let memory = memory();
+    let text = memory.text_range();
+    let watch = Watch::new(world::global, stable).changing(ends(&text, None, Some(WHO)));
+    let code = writer::step(&watch, || watch.change(|| EngineCode::new(&engine, memory)));
+    drop(code.expect("fresh memory"));
+    trapline::reclaim_code();
+}
+
+fn code_is_unloaded() {
+    let stable = stable_code();
+    let module = load(&Engine::new());
+    let text = module.engine_code().memory().text_range();
+    let watch = Watch::new(world::global, stable).changing(ends(&text, Some(WHO), None));
+    writer::step(&watch, || {
+        watch.change(|| drop(module));
+        trapline::reclaim_code();
+    });
+}
+
+fn shared_store() {
+    let engine = Engine::new();
+    let module = load(&engine);
+    let watch = Watch::new(world::global, stable(&module));
+    writer::step(&watch, || {
+        let mut store = ModuleRegistry::new(&engine);
+        store.register_module(module.clone()).expect("of this engine");
+    });
+}
+
+fn private_copy() {
+    let engine = Engine::new();
+    let module = load(&engine);
+    // Nobody knows beforehand where the copy will be.
+    let watch = Watch::new(world::global, stable(&module));
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    writer::step(&watch, || store.register_module(module.clone()).expect("of this engine"));
+    let text = private_text(&store, &module);
+    let copy = Watch::new(world::global, [(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
+    copy.during(|| ());
+    drop(store);
+    trapline::reclaim_code();
+}
+
+fn private_copy_ends() {
+    let engine = Engine::new();
+    let module = load(&engine);
+    let stable = stable(&module);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).expect("of this engine");
+    let text = private_text(&store, &module);
+    let watch = Watch::new(world::global, stable).changing(ends(&text, Some(WHO), None));
+    writer::step(&watch, || {
+        watch.change(|| drop(store));
+        trapline::reclaim_code();
+    });
+}
+
+fn breakpoint() {
+    let engine = Engine::new();
+    let module = load(&engine);
+    let mut stable = stable(&module);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).expect("of this engine");
+    let text = private_text(&store, &module);
+    stable.extend([(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
+    let watch = Watch::new(world::global, stable);
+    let function = DefinedFunctionIndex::new(0);
+    writer::step(&watch, || {
+        store.set_breakpoint(&module, function, 0).expect("a patch point");
+        store.set_single_step(true).expect("two patch points");
+        store.set_single_step(false).expect("two patch points");
+        store.clear_breakpoint(module.id(), function, 0).expect("was set");
+    });
+    drop(store);
+    trapline::reclaim_code();
+}
