@@ -1,0 +1,121 @@
+//! Entry points of handlers, by name: those that must reach nothing forbidden, and those that do on purpose.
+//!
+//! `reachable` reads this program's machine code; running it only shows that the entries do something.
+
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use std::hint::black_box;
+use std::sync::Mutex;
+use trapline::{Backtrace, CodeRegistry, Frame, is_trap_pc, lookup_code, lookup_trap_code};
+
+static REGISTRY: CodeRegistry<[usize; 4]> = CodeRegistry::new();
+
+/// All the lookups that a handler may make.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_lookup(pc: usize) -> usize {
+    let own = REGISTRY.with(pc, |found| found.payload()[1].wrapping_add(found.offset())).unwrap_or(0);
+    let code = lookup_trap_code(pc).map_or(0, |code| usize::from(code.to_u8()));
+    let place = lookup_code(pc, |found| found.range().start ^ found.offset()).unwrap_or(0);
+    own ^ code ^ place ^ usize::from(is_trap_pc(pc))
+}
+
+/// Many lookups at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_view(pc: usize) -> usize {
+    let own = REGISTRY.view(|view| [pc, pc ^ 64].map(|pc| view.get(pc).map_or(0, |found| found.offset())));
+    let code = trapline::code_view(|view| view.get(pc).map_or(0, |found| found.range().start));
+    own[0] ^ own[1] ^ code
+}
+
+/// A backtrace by an embedder who enters guest code in its own way.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn entry_walk(backtrace: &mut Backtrace, frame: &Frame, entry: usize) {
+    // SAFETY: the stack can be read, says our caller.
+    unsafe { backtrace.walk(*frame, entry) }
+}
+
+/// What a profiler's handler calls.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn entry_sample(context: *const c_void, backtrace: &mut Backtrace) {
+    // SAFETY: the context is the kernel's, says our caller.
+    unsafe { trapline::signal::sample(context, backtrace) }
+}
+
+/// What an embedder's own handler calls.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn entry_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
+    // SAFETY: the arguments are the kernel's, says our caller.
+    unsafe { trapline::signal::handle_signal(signum, info, context) }
+}
+
+/// Wrong on purpose: an index that the compiler cannot prove.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn control_indexing(pc: usize) -> usize {
+    REGISTRY.with(pc, |found| found.payload()[found.offset()]).unwrap_or(0)
+}
+
+/// Wrong on purpose: an allocation.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn control_allocation(pc: usize) -> usize {
+    REGISTRY.with(pc, |found| *black_box(Box::new(found.offset()))).unwrap_or(0)
+}
+
+/// Wrong on purpose: a lock.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn control_lock(pc: usize) -> usize {
+    static LOCKED: Mutex<usize> = Mutex::new(0);
+    let Ok(mut last) = LOCKED.lock() else {
+        return 0;
+    };
+    *last = REGISTRY.with(pc, |found| found.offset()).unwrap_or(*last);
+    *last
+}
+
+/// Wrong on purpose: a thread-local with a destructor.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn control_thread_local(pc: usize) -> usize {
+    thread_local!(static LAST: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) });
+    LAST.try_with(|last| last.try_borrow().map_or(0, |last| last.len())).unwrap_or(0) ^ entry_lookup(pc)
+}
+
+/// Wrong on purpose, and harmless: a function that nobody can name beforehand.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn control_indirect_call(pc: usize, answer: extern "C" fn(usize) -> usize) -> usize {
+    answer(entry_lookup(pc))
+}
+
+/// Wrong on purpose: what a thread-local is made of, without its destructor, where none is allowed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn control_plain_thread_local(pc: usize) -> usize {
+    thread_local!(static LAST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+    LAST.replace(pc)
+}
+
+fn main() {
+    // SAFETY: nothing else handles signals here. Makes the library's own handler part of this program.
+    unsafe { trapline::signal::install(trapline::signal::Signals::all()) }.expect("the signals are there");
+    black_box([entry_signal as *const (), entry_walk as *const (), entry_sample as *const ()]);
+    let here = black_box(main as *const () as usize);
+    let entries = [
+        entry_lookup,
+        entry_view,
+        control_indexing,
+        control_allocation,
+        control_lock,
+        control_thread_local,
+        control_plain_thread_local,
+    ];
+    let sum = entries.iter().fold(0, |sum: usize, entry| sum.wrapping_add(black_box(entry)(here)));
+    println!("{sum:#x} {:#x}", control_indirect_call(here, entry_lookup));
+}
