@@ -46,8 +46,8 @@ pub fn median(values: &mut [f64]) -> f64 {
 /// Nanoseconds for each of `count` operations of `f`, which is told the thread and the slice, on so many pinned threads
 /// that start together. Slices that end when another thread is done already do not count.
 ///
-/// A run in which the threads did not overlap is repeated: where one takes the other's processor, or a virtual one wakes
-/// up late, each would be measured alone.
+/// A run in which the threads did not overlap is repeated: where one takes the other's processor, or a virtual one
+/// wakes up late, each would be measured alone.
 pub fn on_threads(threads: usize, slices: usize, count: usize, f: impl Fn(usize, usize) -> usize + Sync) -> f64 {
     const TRIES: usize = 50;
     let mut times = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `cargo run --release -p benches --bin ratios` | prints the tables of ratios: lookup, write, bytes per range |
+//! | `cargo run --release -p benches --bin ratios` | prints the tables of ratios: lookup, write, bytes per range, stores |
 //! | `cargo run --release -p benches --bin ratios lookup 1000 10000` | one table, for these numbers of ranges |
 //! | `cargo bench -p benches` | criterion: absolute times, and how they changed since the last run |
 //! | `valgrind --tool=callgrind --toggle-collect='*probe_*' target/release/probe with 1000` | instructions of lookups |
@@ -27,4 +27,5 @@
 pub mod contenders;
 pub mod harness;
 pub mod probe;
+pub mod stores;
 pub mod world;

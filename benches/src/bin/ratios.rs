@@ -1,9 +1,10 @@
-//! Prints tables of ratios: `ratios [lookup|write|bytes] [numbers of ranges...]`; all tables without arguments.
+//! Prints tables of ratios: `ratios [lookup|write|bytes|stores] [numbers of ranges...]`; all tables without arguments.
 //!
 //! `TURNS` in the environment says how often every contender has its turn.
 
 use benches::contenders::{Handler, Locked, Lookup, Write, lookups, registry};
-use benches::harness::{Control, Times, time_lookups, time_pairs};
+use benches::harness::{Control, Times, on_threads, time_lookups, time_pairs};
+use benches::stores::{Instantiate, Maps, Ours};
 use benches::world::{Payload, World, range_of};
 use std::thread::{available_parallelism, sleep};
 use std::time::Duration;
@@ -24,6 +25,9 @@ fn main() {
     }
     if wanted("bytes") {
         bytes_table(&or(&[1_000, 10_000, 100_000, 1_000_000]));
+    }
+    if wanted("stores") {
+        stores_table(turns);
     }
 }
 
@@ -130,5 +134,45 @@ fn bytes_table(ns: &[usize]) {
         let random = bytes(&world);
         world.live.sort_by_key(|(place, _)| *place);
         println!("| {n} | {random:.1} | {:.1} |", bytes(&world));
+    }
+}
+
+fn stores_table(turns: usize) {
+    const COUNT: usize = 20_000;
+    println!("\n## Create a store, register a loaded module, look up one frame, drop the store\n");
+    println!("| module | threads | trapline, ns | maps, ns | speed vs maps | throughput vs 1 thread | maps |");
+    println!("|---|---|---|---|---|---|---|");
+    let control = Control::new();
+    for (name, modules) in [("shared", 1), ("one for each thread", 2)] {
+        let (ours, maps) = (Ours::new(modules), Maps::new(modules));
+        let contenders: [&dyn Instantiate; 2] = [&ours, &maps];
+        let mut times = [[Times::default(), Times::default()], [Times::default(), Times::default()]];
+        let (mut kept, mut dropped) = (0, 0);
+        while kept < turns && dropped < 4 * turns {
+            if !control.two_processors() {
+                dropped += 1;
+                sleep(Duration::from_millis(20));
+                continue;
+            }
+            for (threads, times) in [1, 2].into_iter().zip(&mut times) {
+                for (contender, times) in contenders.iter().zip(times) {
+                    times.0.push(on_threads(threads, 15, COUNT, |thread, _| {
+                        (0..COUNT).map(|_| contender.instantiate(thread)).fold(0, usize::wrapping_add)
+                    }));
+                }
+            }
+            kept += 1;
+        }
+        for (threads, [our, map]) in [1, 2].into_iter().zip(&times) {
+            let scaling = |i: usize, now: &Times| show(times[0][i].ratio_to(now).map(|ratio| ratio * threads as f64));
+            println!(
+                "| {name} | {threads} | {:.1} | {:.1} | {} | {} | {} |",
+                our.median(),
+                map.median(),
+                show(map.ratio_to(our)),
+                scaling(0, our),
+                scaling(1, map),
+            );
+        }
     }
 }
