@@ -211,7 +211,7 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///
 /// # Examples
 ///
-/// ```
+/// ```ignore-aarch64
 /// use std::{ffi::c_void, ptr, sync::Arc};
 /// use trapline::signal::{Entry, Signals, catch_trap_with, install};
 /// use trapline::{Backtrace, BacktraceEnd, CodeMemory, ImageBuilder, PcKind, TrapCode, register_code};
