@@ -11,7 +11,7 @@ use trapline::{
 
 /// What was asked for: address, length, rights.
 static ASKED: Mutex<Vec<(usize, usize, c_int)>> = Mutex::new(Vec::new());
-/// Calls until one is refused, counted down; 0: none is. The upper half says how many in a row are.
+/// Calls until one is refused, that one included, counted down; 0: none is.
 static REFUSE: AtomicUsize = AtomicUsize::new(0);
 
 /// In place of the C library's, for this program.
@@ -72,6 +72,15 @@ fn module(engine: &Engine) -> Module {
     EngineCode::new(engine, memory).unwrap().module(StaticModuleIndex::new(0)).unwrap()
 }
 
+/// A store that debugs, with such a module.
+fn debugged() -> (Module, ModuleRegistry) {
+    let engine = Engine::new();
+    let module = module(&engine);
+    let mut store = ModuleRegistry::with_guest_debugging(&engine);
+    store.register_module(module.clone()).unwrap();
+    (module, store)
+}
+
 fn base(store: &ModuleRegistry, module: &Module) -> usize {
     store.store_code_base(module.engine_code()).unwrap().as_usize()
 }
@@ -105,10 +114,7 @@ const FUNCTION: DefinedFunctionIndex = DefinedFunctionIndex::new(0);
 #[test]
 fn no_page_is_ever_asked_to_be_writable_and_executable() {
     let _alone = alone();
-    let engine = Engine::new();
-    let module = module(&engine);
-    let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).unwrap();
+    let (module, mut store) = debugged();
     for offset in POINTS {
         store.set_breakpoint(&module, FUNCTION, offset).unwrap();
     }
@@ -130,10 +136,7 @@ fn no_page_is_ever_asked_to_be_writable_and_executable() {
 #[test]
 fn only_the_pages_of_a_patch_change_their_rights() {
     let _alone = alone();
-    let engine = Engine::new();
-    let module = module(&engine);
-    let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).unwrap();
+    let (module, mut store) = debugged();
     let text = base(&store, &module);
     for (offset, pages) in POINTS.into_iter().zip([0..1, 1..3, 4..5]) {
         asked();
@@ -148,10 +151,7 @@ fn only_the_pages_of_a_patch_change_their_rights() {
 #[test]
 fn a_refused_right_to_write_changes_nothing() {
     let _alone = alone();
-    let engine = Engine::new();
-    let module = module(&engine);
-    let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).unwrap();
+    let (module, mut store) = debugged();
     store.set_breakpoint(&module, FUNCTION, POINTS[2]).unwrap();
     refuse(1);
     let error = store.set_breakpoint(&module, FUNCTION, 0).unwrap_err();
@@ -171,10 +171,7 @@ fn a_refused_right_to_write_changes_nothing() {
 #[test]
 fn a_refused_right_to_execute_is_an_error_until_it_is_given() {
     let _alone = alone();
-    let engine = Engine::new();
-    let module = module(&engine);
-    let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).unwrap();
+    let (module, mut store) = debugged();
     refuse(2);
     let error = store.set_breakpoint(&module, FUNCTION, POINTS[1]).unwrap_err();
     assert!(matches!(error, BreakpointError::Patch(PatchError::NotExecutable { .. })), "{error:?}");
@@ -220,10 +217,7 @@ fn what_a_failed_registration_wrote_is_gone_when_the_next_succeeds() {
 #[test]
 fn an_unfinished_patch_is_finished_by_one_elsewhere() {
     let _alone = alone();
-    let engine = Engine::new();
-    let module = module(&engine);
-    let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).unwrap();
+    let (module, mut store) = debugged();
     refuse(2);
     assert!(store.set_breakpoint(&module, FUNCTION, POINTS[2]).is_err());
     store.set_breakpoint(&module, FUNCTION, 0).unwrap();
@@ -271,10 +265,7 @@ fn a_refused_copy_registers_nothing() {
 #[test]
 fn a_store_that_ends_unmaps_its_copy_at_once_and_so_does_code_that_nobody_holds() {
     let _alone = alone();
-    let engine = Engine::new();
-    let module = module(&engine);
-    let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).unwrap();
+    let (module, store) = debugged();
     let text = base(&store, &module);
     drop(store);
     assert!(rights(text).iter().all(|rights| rights != "r-x"), "{:?}", rights(text));

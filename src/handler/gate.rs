@@ -60,7 +60,7 @@ use super::node::Node;
 use crate::sync::{self, AtomicPtr, AtomicUsize, Site, ordering};
 use core::sync::atomic::Ordering;
 
-/// How many pairs of counters there are.
+/// How many stripes there are.
 pub(crate) const STRIPES: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// A stripe fills two lines, so that the adjacent-line prefetcher does not tie neighbours together.
@@ -167,7 +167,7 @@ impl Gate {
 
     /// Publishes `root`.
     pub(crate) fn publish(&self, root: *mut Node) {
-        // A store is enough: writers take turns under their lock, and the counters do the rest.
+        // A store is enough: writers take turns under their lock, and the claims and counts do the rest.
         self.current.store(root, ordering(Site::RootPublish));
     }
 

@@ -3,7 +3,7 @@
 use crate::compile::load;
 use trapline::{
     CodeMemory, Component, Engine, EngineCode, ImageBuilder, LoadError, ModuleRegistry, StaticModuleIndex, StoreCodePc,
-    StoreError, code_stats,
+    StoreError,
 };
 
 fn small() -> Vec<u8> {
@@ -79,7 +79,6 @@ fn registering_again_changes_nothing_and_drops_what_was_passed() {
     let module = code.module(StaticModuleIndex::new(0)).unwrap();
     let mut store = ModuleRegistry::new(&engine);
     let id = store.register_module(module.clone()).unwrap();
-    let before = code_stats();
     for _ in 0..3 {
         assert_eq!(store.register_module(module.clone()).unwrap(), id);
         store.register_component(Component::new(code.clone())).unwrap();
@@ -87,7 +86,6 @@ fn registering_again_changes_nothing_and_drops_what_was_passed() {
     }
     assert_eq!(store.all_modules().count(), 1);
     assert_eq!(id.compiled_id(), module.id());
-    let _ = before;
     let pc = code.text_range().start.as_usize();
     drop((code, module));
     assert!(store.lookup_module(pc).is_some());
