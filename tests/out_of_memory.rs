@@ -281,6 +281,8 @@ fn ranges_removed_without_memory_make_way_for_new_ones_at_their_addresses() {
         held.push(registry.snapshot());
         assert_eq!(with_allocations(0, || registry.unregister(*id)), Ok(()));
         assert!(registry.with(page(2 * i).start, |_| ()).is_none());
+        let now = registry.snapshot();
+        assert_eq!((now.len(), now.iter().count()), (registry.stats().live_ranges, registry.stats().live_ranges));
     }
     // Some stay registered, at the old addresses with old ids; some are new.
     for i in (0..200).step_by(3) {
