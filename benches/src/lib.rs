@@ -27,5 +27,6 @@
 pub mod contenders;
 pub mod harness;
 pub mod probe;
+pub mod section;
 pub mod stores;
 pub mod world;
