@@ -55,5 +55,5 @@ pub use store::{
 /// What a model has to tell the crate.
 #[cfg(loom)]
 pub mod model {
-    pub use crate::sync::model::{begin, use_stripe};
+    pub use crate::sync::model::{begin, collect_every, use_stripe};
 }

@@ -83,21 +83,15 @@ fn churn(registry: &CodeRegistry<Payload>, drops: &Arc<AtomicUsize>, times: usiz
     }
 }
 
-fn a_parked_reader_costs_memory_but_no_progress(pinned: bool) {
+/// For readers that do not say what they see: all that is retired while they are there may be it.
+fn a_parked_reader_costs_memory_but_no_progress(
+    lookup: impl FnOnce(&CodeRegistry<Payload>, &dyn Fn()) + Send + 'static,
+) {
     let registry: Arc<CodeRegistry<Payload>> = Arc::default();
     let drops = Arc::new(AtomicUsize::new(0));
     standing(&registry, &drops);
     let theirs = registry.clone();
-    let parked = park(move |stay| {
-        let pc = page(0).start;
-        if pinned {
-            let guard = theirs.pin();
-            assert!(guard.get(pc).is_some());
-            stay();
-        } else {
-            theirs.with(pc, |_| stay()).unwrap();
-        }
-    });
+    let parked = park(move |stay| lookup(&theirs, stay));
 
     let per_write = levels(STANDING * 2) + 2;
     let mut waiting = registry.stats().retired_nodes;
@@ -141,15 +135,59 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
 }
 
 #[test]
-fn a_reader_that_never_leaves_its_closure_costs_memory_but_no_progress() {
+fn a_reader_that_never_leaves_its_closure_keeps_what_it_sees_and_nothing_that_is_written_later() {
     let _alone = alone();
-    a_parked_reader_costs_memory_but_no_progress(false);
+    let registry: Arc<CodeRegistry<Payload>> = Arc::default();
+    let drops = Arc::new(AtomicUsize::new(0));
+    standing(&registry, &drops);
+    let seen_by_it = registry.register(page(1), Payload::new(&drops)).unwrap();
+    let theirs = registry.clone();
+    let parked = park(move |stay| {
+        theirs.with(page(1).start, |found| {
+            stay();
+            assert!(!found.payload().dropped, "the code was unregistered meanwhile, but is still looked at");
+        });
+    });
+    drop(seen_by_it);
+
+    const TIMES: usize = 5_000;
+    // The nodes that it sees: leaves at least a quarter full, and few inner ones.
+    let seen = STANDING / 16 + STANDING / 256 + 2;
+    let mut most = 0;
+    churn(&registry, &drops, TIMES, |now| most = most.max(now));
+    println!("a parked reader of at most {seen} nodes: at most {most} nodes wait");
+    assert!(most <= seen + 64 + levels(STANDING * 2) + 2, "{most} nodes waited");
+    registry.reclaim();
+    let stats = registry.stats();
+    assert!(stats.retired_nodes > 0 && stats.retired_nodes <= seen, "{} nodes kept", stats.retired_nodes);
+    assert_eq!((stats.retired_ranges, drops.load(Ordering::SeqCst)), (1, TIMES), "what came later is not kept");
+
+    parked.leave();
+    assert_eq!(drops.load(Ordering::SeqCst), TIMES, "readers do not free (P5)");
+    registry.reclaim();
+    let stats = registry.stats();
+    assert_eq!((stats.retired_nodes, stats.retired_bytes, stats.retired_ranges), (0, 0, 0));
+    assert_eq!(drops.load(Ordering::SeqCst), TIMES + 1);
+}
+
+/// As many lookups inside each other as take all claims of a stripe and more, wherever the stack's pages end.
+#[test]
+fn lookups_nested_beyond_the_claims_cost_memory_but_no_progress() {
+    fn nested(registry: &CodeRegistry<Payload>, depth: usize, stay: &dyn Fn()) {
+        registry.view(|_| if depth == 0 { stay() } else { nested(registry, depth - 1, stay) });
+    }
+    let _alone = alone();
+    a_parked_reader_costs_memory_but_no_progress(|registry, stay| nested(registry, 8, stay));
 }
 
 #[test]
 fn a_guard_that_is_never_dropped_costs_memory_but_no_progress() {
     let _alone = alone();
-    a_parked_reader_costs_memory_but_no_progress(true);
+    a_parked_reader_costs_memory_but_no_progress(|registry, stay| {
+        let guard = registry.pin();
+        assert!(guard.get(page(0).start).is_some());
+        stay();
+    });
 }
 
 /// What waits when nobody ever calls `reclaim`: 64 nodes, and those of the write that found fewer than that.

@@ -54,7 +54,7 @@ extern "C" fn on_signal(_: i32) {
     look();
 }
 
-/// Who is inside the gate holds up what is retired from then on.
+/// Who is inside the gate holds up at least what it sees.
 #[track_caller]
 fn assert_nobody_is_inside(registry: &CodeRegistry<usize>) {
     drop(registry.register(page(STANDING + 1), Arc::new(0)).unwrap());
@@ -195,7 +195,7 @@ fn lookups_and_writes_work_in_an_exit_handler() {
 /// What the others rely on: a thread that ends inside is noticed. (It ends behind everybody's back: no cancellation
 /// and no unwinding leaves a closure so.)
 #[test]
-fn a_thread_that_vanishes_inside_a_lookup_holds_up_what_is_retired_later() {
+fn a_thread_that_vanishes_inside_a_lookup_holds_up_what_it_saw_and_no_more() {
     static ITS_OWN: CodeRegistry<usize> = CodeRegistry::new();
     static INSIDE: AtomicBool = AtomicBool::new(false);
     extern "C-unwind" fn vanish(_: *mut c_void) -> *mut c_void {
@@ -210,11 +210,11 @@ fn a_thread_that_vanishes_inside_a_lookup_holds_up_what_is_retired_later() {
     assert_nobody_is_inside(&ITS_OWN);
     join(start(vanish));
     assert!(INSIDE.load(Ordering::Relaxed));
-    for times in 1..10 {
+    for _ in 0..10 {
         drop(ITS_OWN.register(page(1), Arc::new(0)).unwrap());
         ITS_OWN.reclaim();
-        // One leaf for each write, and nothing else.
-        assert_eq!(ITS_OWN.stats().retired_nodes, 2 * times);
+        // The leaf that the thread saw.
+        assert_eq!(ITS_OWN.stats().retired_nodes, 1);
         assert_eq!(ITS_OWN.with(page(0).start, |found| *found.payload()), Some(0));
     }
 }

@@ -5,7 +5,7 @@ use loom_tests::{Arc, Registry, model, reader, spawn};
 
 #[test]
 fn one_reclaim_frees_everything_once_readers_are_gone() {
-    model(5, |census| {
+    model(3, |census| {
         let registry = Arc::new(Registry::new());
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
         let readers = [reader(&registry, 0, 5), reader(&registry, 1, 5)];
@@ -34,14 +34,29 @@ fn two_more_writes_free_everything_once_readers_are_gone() {
     });
 }
 
+/// A reader inside the gate, until it is dropped.
+trait Inside {}
+
+impl<I> Inside for I {}
+
+type Enter = fn(&Registry) -> Box<dyn Inside + '_>;
+
+fn enter_blindly(registry: &Registry) -> Box<dyn Inside + '_> {
+    Box::new(registry.enter_blindly())
+}
+
+fn enter(registry: &Registry) -> Box<dyn Inside + '_> {
+    Box::new(registry.enter())
+}
+
 /// Readers that overlap without end, each leaving only after the next came in, over `writes` writes each.
-fn endless_traffic(writes: usize, stripes: usize, bound: usize) {
+fn endless_traffic(enter: Enter, writes: usize, stripes: usize, bound: usize) {
     loom_tests::sequential(move |census| {
         let registry = Registry::new();
         let mut inside: Vec<_> = (0..stripes)
             .map(|stripe| {
                 trapline::model::use_stripe(stripe);
-                registry.enter()
+                enter(&registry)
             })
             .collect();
         let mut worst = 0;
@@ -52,7 +67,7 @@ fn endless_traffic(writes: usize, stripes: usize, bound: usize) {
             if i % writes == 0 {
                 for (stripe, reader) in inside.iter_mut().enumerate() {
                     trapline::model::use_stripe(stripe);
-                    *reader = registry.enter();
+                    *reader = enter(&registry);
                 }
             }
         }
@@ -64,24 +79,48 @@ fn endless_traffic(writes: usize, stripes: usize, bound: usize) {
 
 #[test]
 fn endless_traffic_holds_up_two_generations() {
-    endless_traffic(1, 1, 3);
+    endless_traffic(enter_blindly, 1, 1, 3);
 }
 
 #[test]
 fn endless_traffic_of_slow_readers_holds_up_what_they_span() {
-    endless_traffic(3, 1, 9);
+    endless_traffic(enter_blindly, 3, 1, 9);
 }
 
 #[test]
 fn endless_traffic_on_all_stripes_holds_up_two_generations() {
-    endless_traffic(1, 2, 3);
+    endless_traffic(enter_blindly, 1, 2, 3);
 }
 
 #[test]
-fn a_reader_that_never_leaves_costs_memory_and_nothing_else() {
+fn endless_traffic_that_says_what_it_sees_holds_up_that() {
+    endless_traffic(enter, 3, 2, 4);
+}
+
+#[test]
+fn a_reader_that_never_leaves_keeps_what_it_sees_and_nothing_that_is_written_later() {
     loom_tests::sequential(|census| {
         let registry = Registry::new();
+        let id = registry.register(0..10, census.code(0)).unwrap().leak().unwrap();
         let stuck = registry.enter();
+        registry.unregister(id).unwrap();
+        for i in 1..6 {
+            let id = registry.register(0..10, census.code(i)).unwrap().leak().unwrap();
+            registry.unregister(id).unwrap();
+        }
+        registry.reclaim();
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (5, 1));
+        drop(stuck);
+        registry.reclaim();
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (6, 0));
+    });
+}
+
+#[test]
+fn a_blind_reader_that_never_leaves_costs_memory_and_nothing_else() {
+    loom_tests::sequential(|census| {
+        let registry = Registry::new();
+        let stuck = registry.enter_blindly();
         for i in 0..6 {
             let id = registry.register(0..10, census.code(i)).unwrap().leak().unwrap();
             registry.unregister(id).unwrap();
@@ -102,8 +141,8 @@ fn traffic_hand_over_hand_beside_a_writer() {
         let traffic = {
             let registry = registry.clone();
             spawn(move || {
-                let first = registry.enter();
-                let second = registry.enter();
+                let first = registry.enter_blindly();
+                let second = registry.enter_blindly();
                 drop(first);
                 registry.with(5, |found| found.payload().run());
                 drop(second);
@@ -122,7 +161,7 @@ fn a_registry_drops_with_garbage_pending() {
         let registry = Registry::new();
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
         registry.register(10..20, census.code(2)).unwrap().leak();
-        let stuck = registry.enter();
+        let stuck = registry.enter_blindly();
         registry.unregister(id).unwrap();
         assert_eq!(census.dropped(), 0);
         drop(stuck);

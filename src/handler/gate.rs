@@ -2,106 +2,137 @@
 //!
 //! # Protocol
 //!
-//! A stripe has, for each phase, a *claim*, 0 or 1, for one reader at a time, and a *count* for those who find it
-//! taken.
+//! Every publication has a number, its *tick*. A reader announces the tick whose tree it is about to read in a *claim*,
+//! a word that it has for itself while it is inside. A stripe has some claims, and a *count* for those who find all of
+//! them taken, or cannot say what they see.
 //!
 //! ```text
-//! reader   s = stripes[hash of the stack's address], at phase.load(Relaxed) & 1
-//!          if s.claim.compare_exchange(0, 1, Acquire) succeeds                  GateClaim
-//!              root = current.load(Acquire) ... reads what hangs off root ...   RootLoad
-//!              s.claim.store(0, Release)            the same claim              GateYield
-//!          else
-//!              s.count.fetch_add(1, Acquire)                                    GateEnter
-//!              root = current.load(Acquire) ... reads what hangs off root ...   RootLoad
-//!              s.count.fetch_sub(1, Release)        the same count              GateLeave
+//! reader   e = tick.load(Acquire)                                               TickLoad
+//!          claim.compare_exchange(0, e, SeqCst)    a claim of its stripe        GateClaim
+//!          root = current.load(SeqCst)                                          RootLoad
+//!          if tick.load(Relaxed) != e: announce again (below)                   TickCheck
+//!          ... reads what hangs off root ...
+//!          claim.store(0, Release)                                              GateYield
 //!
-//! writer   current.store(new, Release)          tick t: the old root is retired RootPublish
-//!          for each side s of each stripe:                                      GateScan
-//!              if compare_exchange(0, 0, AcqRel, Relaxed) succeeds on its claim and its count { quiet[s] = now }
-//!          what was retired at t may be freed once quiet[s] >= t for every s
+//! writer   tick.store(t, Release)                                               TickStore
+//!          current.store(new, Release)             the old tree is retired      RootPublish
+//!          some time later, at tick now:
+//!          fence(SeqCst)                                                        ScanFence
+//!          for every claim: claim.load(Acquire)                                 GateScan
 //! ```
+//!
+//! A claim that the scan finds at 0 is *quiet*: nobody in it sees what was retired up to now. One that it finds at e is
+//! quiet as well, but for what was alive at e or just before: what was replaced by e or later, and born by e. So a
+//! reader that stays, or whose thread does not run, holds up what it can see and nothing that is written later.
 //!
 //! # Why it is enough
 //!
-//! Reader and writer both read-modify-write the same word, so their operations are totally ordered in its modification
-//! order, whatever the machine reorders elsewhere. Take the writer's successful exchange of a zero, after its store at
-//! t, and any reader of that word:
+//! *A reader that the scan did not see* wrote to its claim after what the scan read there. Its write and its load of the
+//! root are SeqCst and in that order, so is the scan's load behind a SeqCst fence, and the publications lie before that
+//! fence. Were the reader to load a root older than the last one, the load would have to precede the fence in the single
+//! total order, and the fence the reader's write: a cycle. So it finds the new root, whatever the machine reorders.
 //!
-//! - The reader comes in later. On a claim there are only exchanges of zeros between, and the comings and goings of
-//!   other readers, each of which synchronised with the one before it; on a count everything is a read-modify-write,
-//!   and continues the exchange's release sequence. Either way the entry (Acquire) happens after the exchange (Release
-//!   part), the store happens before the reader's load of the root, and the reader finds the new root.
-//! - The reader came in earlier. Since the word was zero, it had left. The exchange (Acquire part) reads what the last
-//!   one to leave wrote, or an exchange that did: all that the reader did happens before what the writer does next,
-//!   which may be a free. For a count, whose earlier leavers did not synchronise with later ones, their release
-//!   sequences carry it: everything on a count is a read-modify-write.
+//! *A reader that left* stored 0 with Release, and the scan reads that, or what the next reader of the claim wrote, who
+//! read the 0 with Acquire before writing with Release. Either way all that the reader did happens before what the
+//! writer does next, which may be a free. On a count everything is a read-modify-write, so that the release sequences
+//! of all who left go on to the last.
 //!
-//! Leaving a claim takes a plain store, because while it is 1 nobody else changes it: readers and writers only exchange
-//! zeros. That is what the claim is for: a read-modify-write less for the reader who is alone on its stripe. (Readers
-//! could swap a 1 in, which is some percent faster; but loom does not know that nothing comes between the two halves of
-//! a swap that changes nothing and reports a claim that stays taken, so that what ships could not be modelled.)
+//! *What a reader sees* is the tree of e or the one before. It read e after the tree before e was published (TickStore is
+//! Release), so it finds no older one. And when it has found the tree of t, it finds the tick at t or more (RootPublish
+//! is Release); it was still e, so t is e at most. If the tick had moved on, it announces once more, with a store that
+//! is SeqCst as the first write was, and for the same reason; and if it has moved on again, it announces that it may see
+//! anything, and loads the root for the last time. A constant number of steps, whatever writers do.
 //!
-//! The words need not be zero together: each has to be *seen* at zero once after the store. A plain load in the scan
-//! would not do (it is not in the modification order), and on x86-64 no stress test could tell: the models can.
+//! The single total order is what SeqCst is for; Acquire and Release would not do, nor would a read-modify-write on the
+//! writer's side of the claim: a reader leaves with a plain store, which ends its release sequence. On x86-64 it costs
+//! nothing beyond the one locked instruction that the claim takes anyhow. loom takes SeqCst accesses for weaker ones, but
+//! knows fences: see [`sync::in_one_order`].
 //!
 //! # Liveness
 //!
-//! A stripe that always has some reader inside would never be seen at zero. So each has two of everything, and the
-//! phase says which newcomers take. The writer flips it when the idle words are done with the oldest garbage and an
-//! active one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
+//! A claim holds up what was retired since the scan before only while its reader cannot say what it sees. A count says
+//! nothing at all, and if it always has some reader inside, it would never be seen at zero. So there are two of them, and
+//! the phase says which one newcomers take. The writer flips it when the idle counts are done with the oldest garbage and
+//! an active one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
 //!
 //! # Cost
 //!
-//! One uncontended read-modify-write and a store. Which stripe is taken is a hash of where the stack is: different for
-//! different threads and for alternate stacks; two that collide share a cache line, not an answer, and the second of
-//! them pays two more read-modify-writes, as does a handler that interrupts a lookup.
+//! One uncontended read-modify-write, a store, and two loads of a line that is read anyhow. Which stripe is taken is a
+//! hash of where the stack is: different for different threads and for alternate stacks. Those that collide share a cache
+//! line, not an answer; who finds all claims taken, as may a handler that interrupts a lookup that interrupted a lookup,
+//! pays one more read-modify-write.
 
 use super::node::Node;
-use crate::sync::{self, AtomicPtr, AtomicUsize, Site, ordering};
+use crate::sync::{self, AtomicPtr, AtomicU64, AtomicUsize, Site, ordering};
 use core::sync::atomic::Ordering;
 
 /// How many stripes there are.
 pub(crate) const STRIPES: usize = if cfg!(loom) { 2 } else { 64 };
+/// How many claims a stripe has.
+pub(crate) const CLAIMS: usize = if cfg!(loom) { 1 } else { 2 };
+
+/// What a claim holds while nobody has it.
+const FREE: u64 = 0;
+/// What a claim holds while its reader may see any tree.
+const ANY: u64 = u64::MAX;
+/// The tick before anything was published. Not [`FREE`].
+pub(crate) const FIRST_TICK: u64 = 1;
 
 /// A stripe fills two lines, so that the adjacent-line prefetcher does not tie neighbours together.
 #[repr(align(128))]
 struct Stripe {
-    claims: [AtomicUsize; 2],
+    claims: [AtomicU64; CLAIMS],
     counts: [AtomicUsize; 2],
-}
-
-impl Stripe {
-    #[cfg(not(loom))]
-    const fn new() -> Self {
-        Stripe {
-            claims: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            counts: [AtomicUsize::new(0), AtomicUsize::new(0)],
-        }
-    }
-
-    #[cfg(loom)]
-    fn new() -> Self {
-        Stripe {
-            claims: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            counts: [AtomicUsize::new(0), AtomicUsize::new(0)],
-        }
-    }
 }
 
 /// The published root, and who is reading it.
 #[repr(C, align(128))]
 pub(crate) struct Gate {
-    // The two words that every lookup reads share a line; writers change them, readers never do.
+    // What every lookup reads shares a line; writers change it, readers never do.
     current: AtomicPtr<Node>,
+    tick: AtomicU64,
     phase: AtomicUsize,
     stripes: [Stripe; STRIPES],
 }
 
 /// A reader inside the gate; leaves when dropped, unwinding included.
-pub(crate) struct Inside<'g> {
-    /// The claim that is this reader's, or the count that it is in.
-    word: &'g AtomicUsize,
-    claimed: bool,
+pub(crate) struct Inside<'g>(Place<'g>);
+
+/// What a reader has to put back.
+enum Place<'g> {
+    Claim(&'g AtomicU64),
+    Count(&'g AtomicUsize),
+}
+
+/// What the writer finds in a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim(u64);
+
+impl Claim {
+    pub(crate) const FREE: Self = Self(FREE);
+
+    pub(crate) const fn is_free(self) -> bool {
+        self.0 == FREE
+    }
+
+    /// The tick that its reader announced: it sees what was alive then or just before. `None` if there is no telling,
+    /// and if it is free.
+    pub(crate) const fn tick(self) -> Option<u64> {
+        if self.0 == FREE || self.0 == ANY { None } else { Some(self.0) }
+    }
+}
+
+impl Stripe {
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Stripe { claims: [const { AtomicU64::new(FREE) }; CLAIMS], counts: [const { AtomicUsize::new(0) }; 2] }
+    }
+
+    #[cfg(loom)]
+    fn new() -> Self {
+        use core::array::from_fn;
+        Stripe { claims: from_fn(|_| AtomicU64::new(FREE)), counts: from_fn(|_| AtomicUsize::new(0)) }
+    }
 }
 
 impl Gate {
@@ -109,6 +140,7 @@ impl Gate {
     pub(crate) const fn new() -> Self {
         Self {
             current: AtomicPtr::new(core::ptr::null_mut()),
+            tick: AtomicU64::new(FIRST_TICK),
             phase: AtomicUsize::new(0),
             stripes: [const { Stripe::new() }; STRIPES],
         }
@@ -118,45 +150,76 @@ impl Gate {
     pub(crate) fn new() -> Self {
         Self {
             current: AtomicPtr::new(core::ptr::null_mut()),
+            tick: AtomicU64::new(FIRST_TICK),
             phase: AtomicUsize::new(0),
             stripes: core::array::from_fn(|_| Stripe::new()),
         }
     }
 
-    /// Enters the gate: what [`Gate::current`] returns from here on stays alive until the result is dropped.
+    /// Enters the gate: what hangs off the root, which may be null, stays alive until the other one is dropped.
     #[inline(always)]
-    pub(crate) fn enter(&self) -> Inside<'_> {
-        let phase = self.phase.load(ordering(Site::PhaseLoad)) & 1;
+    pub(crate) fn enter(&self) -> (Inside<'_>, *const Node) {
+        let tick = self.tick.load(ordering(Site::TickLoad));
+        let stripe = self.stripe();
+        let Some(claim) = stripe.claim(tick) else {
+            let inside = self.enter_count(stripe);
+            return (inside, self.current());
+        };
+        sync::in_one_order(Site::GateClaim, Site::RootLoad);
+        let root = self.current();
+        // Relaxed: the load of the root has synchronised with its publication.
+        if self.tick.load(ordering(Site::TickCheck)) != tick {
+            return self.announce_again(claim);
+        }
+        (Inside(Place::Claim(claim)), root)
+    }
+
+    /// Enters the gate as a reader who may see anything: what is retired from here on stays alive until the result is
+    /// dropped.
+    pub(crate) fn enter_blindly(&self) -> Inside<'_> {
+        let stripe = self.stripe();
+        let Some(claim) = stripe.claim(ANY) else { return self.enter_count(stripe) };
+        sync::in_one_order(Site::GateClaim, Site::RootLoad);
+        Inside(Place::Claim(claim))
+    }
+
+    #[inline(always)]
+    fn stripe(&self) -> &Stripe {
         let seed = sync::stripe_seed();
         let hash = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 6);
         // A model picks its stripes itself.
         let stripe = if cfg!(loom) { seed } else { hash as usize };
-        let stripe = &self.stripes[stripe & (STRIPES - 1)];
-        let claim = &stripe.claims[phase];
-        #[cfg(loom)]
-        if sync::plain(Site::GateClaim) {
-            let free = claim.load(Ordering::Acquire) == 0;
-            if free {
-                claim.store(1, Ordering::Release);
-                return Inside { word: claim, claimed: true };
-            }
+        &self.stripes[stripe & (STRIPES - 1)]
+    }
+
+    /// For a reader whose tick went by before it had the root.
+    #[cold]
+    fn announce_again<'g>(&'g self, claim: &'g AtomicU64) -> (Inside<'g>, *const Node) {
+        let inside = Inside(Place::Claim(claim));
+        let tick = self.tick.load(ordering(Site::TickLoad));
+        // A store will do: nobody else writes to a claim that is taken.
+        claim.store(tick, ordering(Site::GateRaise));
+        sync::in_one_order(Site::GateRaise, Site::RootLoad);
+        let root = self.current();
+        if self.tick.load(ordering(Site::TickCheck)) == tick {
+            return (inside, root);
         }
-        // Relaxed when it is taken: nothing was entered yet.
-        if claim.compare_exchange(0, 1, ordering(Site::GateClaim), Ordering::Relaxed).is_ok() {
-            return Inside { word: claim, claimed: true };
-        }
-        Self::enter_count(&stripe.counts[phase])
+        claim.store(ANY, ordering(Site::GateRaise));
+        sync::in_one_order(Site::GateRaise, Site::RootLoad);
+        (inside, self.current())
     }
 
     #[cold]
-    fn enter_count(count: &AtomicUsize) -> Inside<'_> {
-        #[cfg(loom)]
+    fn enter_count<'g>(&'g self, stripe: &'g Stripe) -> Inside<'g> {
+        let phase = self.phase.load(ordering(Site::PhaseLoad)) & 1;
+        let count = &stripe.counts[phase];
         if sync::plain(Site::GateEnter) {
             count.store(count.load(Ordering::Acquire) + 1, Ordering::Release);
-            return Inside { word: count, claimed: false };
+        } else {
+            count.fetch_add(1, ordering(Site::GateEnter));
         }
-        count.fetch_add(1, ordering(Site::GateEnter));
-        Inside { word: count, claimed: false }
+        sync::in_one_order(Site::GateEnter, Site::RootLoad);
+        Inside(Place::Count(count))
     }
 
     /// The root that was published last; null when nothing is registered.
@@ -165,44 +228,61 @@ impl Gate {
         self.current.load(ordering(Site::RootLoad))
     }
 
-    /// Publishes `root`.
-    pub(crate) fn publish(&self, root: *mut Node) {
-        // A store is enough: writers take turns under their lock, and the claims and counts do the rest.
+    /// Publishes `root` as the tree of `tick`.
+    pub(crate) fn publish(&self, root: *mut Node, tick: u64) {
+        // Stores are enough: writers take turns under their lock. The tick comes first: see the module's argument.
+        self.tick.store(tick, ordering(Site::TickStore));
         self.current.store(root, ordering(Site::RootPublish));
     }
 
-    /// The writer's look at one side of a stripe: whether nobody is inside. Never waits.
+    /// To be called between a publication and the writer's look at claims and counts.
+    pub(crate) fn begin_scan() {
+        sync::fence(Site::ScanFence);
+    }
+
+    /// The writer's look at a claim. Never waits.
+    pub(crate) fn claim(&self, stripe: usize, claim: usize) -> Claim {
+        Claim(self.stripes[stripe].claims[claim].load(ordering(Site::GateScan)))
+    }
+
+    /// The writer's look at a count: whether nobody is in. Never waits.
     pub(crate) fn is_idle(&self, stripe: usize, phase: usize) -> bool {
-        let stripe = &self.stripes[stripe];
-        // Both are looked at after the publication; that is all that is needed of each.
-        Self::is_zero(&stripe.claims[phase]) && Self::is_zero(&stripe.counts[phase])
+        self.stripes[stripe].counts[phase].load(ordering(Site::GateScan)) == 0
     }
 
-    fn is_zero(word: &AtomicUsize) -> bool {
-        #[cfg(loom)]
-        if sync::plain(Site::GateScan) {
-            return word.load(Ordering::Acquire) == 0;
-        }
-        word.compare_exchange(0, 0, ordering(Site::GateScan), Ordering::Relaxed).is_ok()
-    }
-
-    /// Sends newcomers to the words of `phase`.
+    /// Sends newcomers to the counts of `phase`.
     pub(crate) fn set_phase(&self, phase: usize) {
         self.phase.store(phase, ordering(Site::PhaseStore));
+    }
+}
+
+impl Stripe {
+    /// A claim that was free and holds `word` now.
+    #[inline(always)]
+    fn claim(&self, word: u64) -> Option<&AtomicU64> {
+        self.claims.iter().find(|claim| {
+            if sync::plain(Site::GateClaim) {
+                let free = claim.load(Ordering::Acquire) == FREE;
+                if free {
+                    claim.store(word, Ordering::Release);
+                }
+                return free;
+            }
+            // Relaxed when it is taken: nothing was entered yet.
+            claim.compare_exchange(FREE, word, ordering(Site::GateClaim), Ordering::Relaxed).is_ok()
+        })
     }
 }
 
 impl Drop for Inside<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.claimed {
-            return self.word.store(0, ordering(Site::GateYield));
+        match self.0 {
+            Place::Claim(claim) => claim.store(FREE, ordering(Site::GateYield)),
+            Place::Count(count) if sync::plain(Site::GateLeave) => {
+                count.store(count.load(Ordering::Acquire) - 1, Ordering::Release);
+            }
+            Place::Count(count) => _ = count.fetch_sub(1, ordering(Site::GateLeave)),
         }
-        #[cfg(loom)]
-        if sync::plain(Site::GateLeave) {
-            self.word.store(self.word.load(Ordering::Acquire) - 1, Ordering::Release);
-            return;
-        }
-        self.word.fetch_sub(1, ordering(Site::GateLeave));
     }
 }

@@ -95,8 +95,13 @@ use writer::{Freed, Published, Writer};
 /// Writers copy the few nodes they change, and free what they replaced once nobody sees it: they never wait for
 /// readers. Every write leaves garbage of about one leaf and its ancestors, 1.3 KiB and 0.8 KiB a level. When 64 such
 /// nodes wait, writes free what they can; with no handler inside and no guard held, that is all of them
-/// ([`pin`](Self::pin): two rounds later). [`reclaim`](Self::reclaim) frees at once. A handler or a guard that stays
-/// holds up what is retired while it does.
+/// ([`pin`](Self::pin): two rounds later). [`reclaim`](Self::reclaim) frees at once.
+///
+/// A handler that stays, or whose thread does not run, keeps the nodes and payloads that it sees, as a snapshot does, and
+/// nothing that is written later. Few handlers hold up all that is retired while they are inside: those that find the
+/// two claims of their stripe of the gate taken, because other threads' stacks hash to it or because they interrupt a
+/// lookup that interrupted a lookup; and those that were overtaken by two publications while they entered. So does a
+/// guard that stays.
 ///
 /// Failed allocations that grow with the registry are errors. Some of fixed size abort the process, as everywhere in
 /// Rust: the shared state of the first registration (`Arc::new`); the words that a [`snapshot`](Self::snapshot) refers
@@ -108,8 +113,8 @@ use writer::{Freed, Published, Writer};
 ///
 /// In the child of a `fork`, lookups work, and snapshots. If another thread was writing at the time, reclaiming, or
 /// taking the first snapshot after a write, writes are impossible there and say so ([`RegisterError::Forked`]). If
-/// another thread was inside the gate or pinned at the time, it is so for ever in the child, and what is retired there
-/// is never freed.
+/// another thread was inside the gate or pinned at the time, it is so for ever in the child, and what it holds up is
+/// never freed.
 pub struct CodeRegistry<T: Send + Sync + 'static> {
     gate: Gate,
     /// Whether anybody ever pinned: without guards there is nothing to wait for but the gate.
@@ -326,10 +331,16 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         self.estate().map_or(Stats::default(), |estate| estate.counts().get())
     }
 
-    /// For models: a reader that is inside the gate until the result is dropped.
+    /// For models: a reader that is inside the gate until the result is dropped, and may see anything.
+    #[cfg(loom)]
+    pub fn enter_blindly(&self) -> impl Drop + '_ {
+        self.gate.enter_blindly()
+    }
+
+    /// For models: a reader that is inside the gate until the result is dropped, and sees what is registered now.
     #[cfg(loom)]
     pub fn enter(&self) -> impl Drop + '_ {
-        self.gate.enter()
+        self.gate.enter().0
     }
 
     /// For models: frees what can be freed as things are.

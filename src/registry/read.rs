@@ -12,9 +12,10 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// Finds the range that holds `pc`, and calls `f` with it: the lookup for signal handlers.
     ///
     /// O(log n), wait-free where fetch-and-add is one instruction. What `f` is given stays alive until it returns.
-    /// `f` is called in the gate: while any `f` runs, nothing that is retired meanwhile is freed. A panic that unwinds
-    /// through `with` leaves the gate. A `longjmp` or any other jump out of `f` does not, and *everything* retired
-    /// later is kept for ever: copy the answer out, return, then jump.
+    /// `f` is called in the gate: while it runs, what was registered when the lookup began is not freed. A panic that
+    /// unwinds through `with` leaves the gate. A `longjmp` or any other jump out of `f` does not: the registry keeps what
+    /// this lookup saw for ever, and from some such jumps on *everything* that is retired later. Copy the answer out,
+    /// return, then jump.
     ///
     /// # Signal safety
     ///
@@ -24,16 +25,16 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     #[inline]
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn with<R>(&self, pc: usize, f: impl for<'a> FnOnce(Found<'a, T>) -> R) -> Option<R> {
-        let _inside = self.gate.enter();
-        // SAFETY: inside the gate since before the load: the nodes below the root, and their payloads, are not freed
-        // before `_inside` is dropped (N4). A payload of this registry is a T, and `f` cannot let it escape.
-        unsafe { node::find(self.gate.current(), pc).map(|entry| f(Found::new(pc, entry))) }
+        let (_inside, root) = self.gate.enter();
+        // SAFETY: the nodes below the root, and their payloads, are not freed before `_inside` is dropped (N4). A payload
+        // of this registry is a T, and `f` cannot let it escape.
+        unsafe { node::find(root, pc).map(|entry| f(Found::new(pc, entry))) }
     }
 
     /// Calls `f` with a view of the registry, for many lookups in a row: the stack walk of a signal handler.
     ///
     /// As [`with`](Self::with), but the gate is entered once, and all lookups see the registry as of that moment. What
-    /// is said there of `f` holds here: while it runs, nothing that is retired meanwhile is freed, and it must return.
+    /// is said there of `f` holds here: while it runs, what the view sees is not freed, and it must return.
     ///
     /// # Signal safety
     ///
@@ -64,10 +65,10 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     #[inline]
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn view<R>(&self, f: impl for<'a> FnOnce(View<'a, T>) -> R) -> R {
-        let _inside = self.gate.enter();
-        // SAFETY: inside the gate since before the load: the nodes below the root, and their payloads, are not freed
-        // before `_inside` is dropped (N4). A payload of this registry is a T, and `f` cannot let the view escape.
-        f(unsafe { View::new(self.gate.current()) })
+        let (_inside, root) = self.gate.enter();
+        // SAFETY: the nodes below the root, and their payloads, are not freed before `_inside` is dropped (N4). A payload
+        // of this registry is a T, and `f` cannot let the view escape.
+        f(unsafe { View::new(root) })
     }
 
     /// Finds the range that holds `pc`, and gives its payload to keep, and the offset of `pc` in the range, in bytes.
@@ -92,7 +93,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
             // Writers look at `pinned` after they saw the gate quiet. Setting it inside the gate makes sure that a
             // writer that does not see it yet has not seen the gate quiet since it published either, or else that this
             // thread, and whoever sees it set, finds the new root.
-            let _inside = self.gate.enter();
+            let _inside = self.gate.enter_blindly();
             self.pinned.store(true, ordering(Site::PinnedStore));
         }
         Guard::new(self, sync::epoch::pin())

@@ -5,21 +5,25 @@
 
 use super::error::RegisterError;
 use super::limbo::Limbo;
-use super::quiet::Quiet;
 use super::root::RootRef;
 use super::stats::Stats;
 use super::tree::pool::{List, NoMemory, Pool, book};
 use super::tree::{self, Edit};
-use crate::handler::gate::Gate;
+use crate::handler::gate::{FIRST_TICK, Gate};
 use crate::handler::node::{Entry, Node};
 use crate::sync::RootCell;
+#[cfg(loom)]
+use crate::sync::model::collect_at;
 use core::ops::Range;
 use core::ptr;
 
 /// How many nodes may wait in limbo before a writer looks whether they can be freed.
 ///
 /// A write retires a leaf and its ancestors, so this is some twenty to thirty writes.
-pub(super) const COLLECT_AT: usize = if cfg!(loom) { 1 } else { 64 };
+#[cfg(not(loom))]
+const fn collect_at() -> usize {
+    64
+}
 
 /// The writer's state.
 pub(super) struct Writer {
@@ -37,7 +41,6 @@ pub(super) struct Writer {
     /// A root that nobody has, for the next snapshot.
     spare_root: Option<RootRef>,
     limbo: Limbo,
-    quiet: Quiet,
     /// How much garbage makes the next collection worth its while.
     collect_at: usize,
 }
@@ -67,9 +70,9 @@ impl Freed {
 }
 
 impl Writer {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            tick: 0,
+            tick: FIRST_TICK,
             node: ptr::null_mut(),
             ranges: 0,
             hidden: 0,
@@ -78,8 +81,7 @@ impl Writer {
             rooted: false,
             spare_root: None,
             limbo: Limbo::new(),
-            quiet: Quiet::new(),
-            collect_at: COLLECT_AT,
+            collect_at: collect_at(),
         }
     }
 
@@ -182,8 +184,8 @@ impl Writer {
         // First what snapshots are taken from, then what lookups read: whoever has found the new tree takes no snapshot
         // of the old one. Who asks for a snapshot in between waits for our lock.
         self.unroot(published.roots);
-        published.gate.publish(node);
         self.tick += 1;
+        published.gate.publish(node, self.tick);
         self.node = node;
         self.limbo.retire(retired);
     }
@@ -243,18 +245,9 @@ impl Writer {
     ///
     /// `frontier_of_guards` says through which tick the guards see nothing; it is asked after the look at the gate.
     pub(super) fn collect(&mut self, gate: &Gate, freed: &mut Freed, frontier_of_guards: impl Fn() -> u64) {
-        if let Some(oldest) = self.limbo.oldest() {
-            self.quiet.scan(gate, self.tick, oldest);
-        }
-        let frontier = self.quiet.frontier().min(frontier_of_guards());
-        self.collect_through(frontier, freed);
-        self.collect_at = self.limbo.waiting() + COLLECT_AT;
-    }
-
-    fn collect_through(&mut self, frontier: u64, freed: &mut Freed) {
-        let mut nodes = List::new();
-        let spare = &mut self.spare_root;
-        self.limbo.collect(frontier, &mut nodes, |root| *spare = Some(root));
+        let (mut nodes, spare) = (List::new(), &mut self.spare_root);
+        self.limbo.collect(gate, self.tick, frontier_of_guards, &mut nodes, |root| *spare = Some(root));
+        self.collect_at = self.limbo.waiting() + collect_at();
         self.let_go(nodes, freed);
     }
 
@@ -311,7 +304,9 @@ impl Writer {
         self.retired_ranges += self.ranges;
         self.ranges = 0;
         self.hidden = 0;
-        self.collect_through(u64::MAX, freed);
+        let (mut nodes, spare) = (List::new(), &mut self.spare_root);
+        self.limbo.collect_after_readers(&mut nodes, |root| *spare = Some(root));
+        self.let_go(nodes, freed);
     }
 
     /// Ends the last snapshot of a closed registry.

@@ -14,9 +14,7 @@ mod lock;
 #[cfg(loom)]
 pub(crate) mod model;
 
-#[cfg(loom)]
-pub(crate) use site::plain;
-pub(crate) use site::{Site, ordering};
+pub(crate) use site::{Site, fence, in_one_order, ordering, plain};
 
 #[cfg(not(loom))]
 mod shipped {

@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 use loom::sync::{Mutex, MutexGuard};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// There is no fork in a model.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +88,18 @@ pub(crate) fn bury(node: *mut Node) {
 
 thread_local! {
     static BURIED: RefCell<Vec<*mut Node>> = const { RefCell::new(Vec::new()) };
+    static COLLECT_AT: Cell<usize> = const { Cell::new(1) };
+}
+
+/// How many nodes may wait before a writer looks whether they can be freed.
+pub(crate) fn collect_at() -> usize {
+    COLLECT_AT.get()
+}
+
+/// For models: has writers wait until there are so many nodes. Registries take this over when they are made, and when
+/// they collect.
+pub fn collect_every(nodes: usize) {
+    COLLECT_AT.set(nodes);
 }
 
 loom::thread_local! {
@@ -106,6 +118,7 @@ pub fn use_stripe(stripe: usize) {
 
 /// For models: to be called when an execution begins.
 pub fn begin() {
+    collect_every(1);
     BURIED.with_borrow_mut(|buried| {
         for node in buried.drain(..) {
             // SAFETY: the execution that buried it is over, so nobody has a pointer to it.

@@ -28,23 +28,36 @@ sites! {
     PhaseLoad = Relaxed,
     /// Writer: send newcomers to the other side. Liveness only.
     PhaseStore = Relaxed,
-    /// Reader: compare-exchange 0 -> 1 of its stripe's claim; pairs with `GateScan`, and with `GateYield` of the reader
-    /// before: a reader that comes after a zero sees the new root.
-    GateClaim = Acquire,
-    /// Reader: store of 0 to its claim; pairs with `GateScan`: what the reader did happens before what the zero allows.
+    /// Reader: the tick to announce; pairs with `TickStore`: no tree before the one before it is found afterwards. No model
+    /// needs it, for the fence that stands in a model for the one total order comes behind it, and would do.
+    TickLoad = Acquire,
+    /// Reader: whether the tick is still that; ordered by `RootLoad`, which synchronised with the root's publication.
+    TickCheck = Relaxed,
+    /// Writer: the tick that is about to be published; pairs with `TickLoad`, and with `TickCheck` by way of the root.
+    TickStore = Release,
+    /// Reader: compare-exchange of its claim from 0. SeqCst, with `RootLoad` and `ScanFence`: a reader that the scan does
+    /// not see finds the new root. Acquire pairs with the `GateYield` of the reader before, and Release with `GateScan`:
+    /// what that one did is known to whoever sees this one.
+    GateClaim = SeqCst,
+    /// Reader: another announcement in its claim; SeqCst as `GateClaim` is, and Release pairs with `GateScan` likewise.
+    GateRaise = SeqCst,
+    /// Reader: store of 0 to its claim; pairs with `GateScan`, and with `GateClaim` of the next one: what the reader did
+    /// happens before what the zero allows.
     GateYield = Release,
-    /// Reader: `fetch_add` on its stripe's count; pairs with `GateScan`: a reader that comes after a zero sees the new
-    /// root.
-    GateEnter = Acquire,
+    /// Reader: `fetch_add` on a count; SeqCst as `GateClaim` is.
+    GateEnter = SeqCst,
     /// Reader: `fetch_sub`; pairs with `GateScan`: what the reader did happens before what the zero allows.
     GateLeave = Release,
-    /// Writer: compare-exchange 0 -> 0; pairs with `GateClaim`, `GateYield`, `GateEnter` and `GateLeave`.
-    GateScan = AcqRel,
-    /// Reader: the root; pairs with `RootPublish`: the nodes are initialised.
-    RootLoad = Acquire,
+    /// Writer: between the publications and the look at claims and counts; with `GateClaim`, `GateRaise` and `GateEnter`.
+    ScanFence = SeqCst,
+    /// Writer: the look at a claim or a count; pairs with all that readers write there.
+    GateScan = Acquire,
+    /// Reader: the root; pairs with `RootPublish`: the nodes are initialised, and the tick is known. SeqCst with
+    /// `GateClaim`, `GateRaise` and `GateEnter`.
+    RootLoad = SeqCst,
     /// Writer: the new root; pairs with `RootLoad`.
     RootPublish = Release,
-    /// First pin of a registry, inside the gate; pairs with `PinnedLoad`.
+    /// First pin of a registry, inside the gate; pairs with `PinnedLoad`. No model needs it, for the same reason as that.
     PinnedStore = Release,
     /// Later pins; pairs with `PinnedStore`: they are as visible to a scan as the first one. No model needs it, for
     /// crossbeam's pin, which follows, has a fence of its own; we do not rely on that.
@@ -77,9 +90,47 @@ pub(crate) fn ordering(site: Site) -> Ordering {
 }
 
 /// Whether the read-modify-write at `site` is to be replaced by a plain load or store (`Site=plain`).
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn plain(_site: Site) -> bool {
+    false
+}
+
+/// Whether the read-modify-write at `site` is to be replaced by a plain load or store (`Site=plain`).
 #[cfg(loom)]
 pub(crate) fn plain(site: Site) -> bool {
     weakened() == Some((site, None))
+}
+
+/// The fence at `site`.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) fn fence(site: Site) {
+    core::sync::atomic::fence(ordering(site));
+}
+
+/// The fence at `site`, weakened or left out when the environment says so.
+#[cfg(loom)]
+pub(crate) fn fence(site: Site) {
+    match ordering(site) {
+        Ordering::Relaxed => {}
+        ordering => loom::sync::atomic::fence(ordering),
+    }
+}
+
+/// Between two accesses of one thread that are both SeqCst, and so in the order in which they stand in the one total
+/// order. Nothing is to be done about that.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn in_one_order(_first: Site, _second: Site) {}
+
+/// Between two accesses of one thread that are both SeqCst. loom takes them for AcqRel and knows nothing of the one total
+/// order but by fences: so there is one here, unless one of the accesses is weakened to less than SeqCst.
+#[cfg(loom)]
+pub(crate) fn in_one_order(first: Site, second: Site) {
+    if [first, second].map(ordering) == [Ordering::SeqCst; 2] {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
 }
 
 #[cfg(loom)]
@@ -95,6 +146,7 @@ fn weakened() -> Option<(Site, Option<Ordering>)> {
             "Acquire" => Some(Ordering::Acquire),
             "Release" => Some(Ordering::Release),
             "AcqRel" => Some(Ordering::AcqRel),
+            "SeqCst" => Some(Ordering::SeqCst),
             "plain" => None,
             _ => panic!("TRAPLINE_WEAKEN: unknown ordering {how}"),
         };
