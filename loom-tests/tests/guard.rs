@@ -86,7 +86,7 @@ fn a_registry_drops_before_its_deferred_closures_ran() {
 
 #[test]
 fn the_closure_runs_on_the_readers_thread() {
-    model(1, |census| {
+    model(2, |census| {
         // What the reader did with the code is ordered before the free by the watermark alone: the writer's own
         // crossbeam calls are over by then.
         let registry = Arc::new(Registry::new());
