@@ -323,3 +323,24 @@ fn late_reader_with_an_old_phase() {
         assert_eq!(census.dropped(), 2);
     });
 }
+
+#[test]
+fn readers_on_either_count_of_a_stripe() {
+    model(3, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        // One has the claim, and one stays on the first count over a write: that sends newcomers to the other one.
+        let has_the_claim = registry.enter_blindly();
+        let stays = registry.enter_blindly();
+        registry.unregister(id).unwrap();
+        let id = registry.register(0..10, census.code(2)).unwrap().leak().unwrap();
+        let reader = reader(&registry, 0, 5);
+        drop(stays);
+        registry.unregister(id).unwrap();
+        drop(has_the_claim);
+        registry.reclaim();
+        assert!([None, Some(2)].contains(&reader.join().unwrap()));
+        registry.reclaim();
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (2, 0));
+    });
+}
