@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) shape: Shape,
     /// Narrow inner: the unit of the offsets is `1 << shift` bytes.
     pub(crate) shift: u8,
+    /// How many levels of inner nodes there are from here on: 0 for a leaf.
+    pub(crate) level: u8,
     pub(crate) len: u16,
     pub(crate) witness: Witness,
     pub(crate) book: UnsafeCell<Book>,

@@ -142,10 +142,11 @@ impl Writer {
         let Some(place) = (unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) }).locate(start, birth) else {
             return false;
         };
-        if self.set_removal_aside().is_err() {
+        let mut room = self.set_removal_aside().is_ok();
+        if !room {
             self.collect(published.gate, freed, frontier_of_guards);
+            room = self.set_removal_aside().is_ok();
         }
-        let room = self.set_removal_aside().is_ok();
         // SAFETY: as above.
         let mut edit = unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) };
         self.ranges -= 1;

@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 /// At most `N` copies of something plain.
+#[derive(Clone, Copy)]
 pub(super) struct Buffer<X: Copy, const N: usize> {
     slots: [MaybeUninit<X>; N],
     len: usize,
@@ -27,6 +28,13 @@ impl<X: Copy, const N: usize> Buffer<X, N> {
         unsafe { core::slice::from_raw_parts_mut(self.slots.as_mut_ptr().cast(), self.len) }
     }
 
+    pub(super) fn pop(&mut self) -> Option<X> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: the slots below the former `len` were written.
+        Some(unsafe { self.slots[self.len].assume_init() })
+    }
+
+    #[inline]
     pub(super) fn push(&mut self, item: X) {
         self.slots[self.len].write(item);
         self.len += 1;

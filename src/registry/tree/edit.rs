@@ -3,7 +3,7 @@
 use super::inner::{self, Child, Children};
 use super::leaf::{self, Entries};
 use super::path::{LEVELS, Leaves, Path, height, leaves};
-use super::pool::{self, List, NoMemory, Pool, book};
+use super::pool::{List, NoMemory, Pool, book};
 use super::split::{Growth, roundest, split};
 use crate::handler::node::{Entry, Node, Shape};
 use crate::handler::search::KEYS;
@@ -24,12 +24,10 @@ struct Change {
     len: usize,
 }
 
-/// Where a range is.
+/// Where a range is, in the tree that it was located in.
 pub(crate) struct Place {
-    leaf: *mut Node,
+    path: Path,
     slot: usize,
-    /// What is registered there.
-    pub(crate) entry: Entry,
 }
 
 /// Sets aside what one removal takes in a tree of this height.
@@ -96,22 +94,34 @@ impl<'p> Edit<'p> {
             path = self.path_to(entry.start);
         }
         // SAFETY: as above.
-        let change = unsafe {
-            if leaf::has_room_for(path.leaf, entry) {
-                let fresh = self.fresh(path.leaf);
-                leaf::insert(fresh, at, entry);
-                Change::replace(fresh)
+        unsafe {
+            let old = path.leaf;
+            if !leaf::has_room_for(old, entry) {
+                self.insert_rearranging(&path, entry);
+            } else if book(old).birth == self.tick {
+                leaf::insert(old, at, entry);
             } else {
-                let mut entries = Entries::new();
-                leaf::live_entries(path.leaf, &mut entries);
-                let at = entries.as_slice().partition_point(|e| e.start < entry.start);
-                entries.insert(at, *entry);
-                self.discard(path.leaf);
-                self.leaves_of(entries.as_slice(), path.growth(path.len, at, entries.len()))
+                let fresh = leaf::copy_inserting(self.pool, old, at, entry, self.tick);
+                self.discard(old);
+                self.relink(path.steps.as_slice(), fresh);
             }
-        };
-        self.climb(&path, change);
+        }
         Ok(())
+    }
+
+    /// The rest of [`insert`](Self::insert) where the leaf cannot take the range as it is.
+    #[cold]
+    fn insert_rearranging(&mut self, path: &Path, entry: &Entry) {
+        let mut entries = Entries::new();
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            leaf::live_entries(path.leaf, &mut entries);
+            let at = entries.as_slice().partition_point(|e| e.start < entry.start);
+            entries.insert(at, *entry);
+            self.discard(path.leaf);
+            let change = self.leaves_of(entries.as_slice(), path.growth(path.steps.len(), at, entries.len()));
+            self.climb(path, change);
+        }
     }
 
     /// Finds the range that starts at `start` and was born at `birth`.
@@ -119,34 +129,34 @@ impl<'p> Edit<'p> {
         if self.root.is_null() {
             return None;
         }
-        let leaf = self.path_to(start).leaf;
+        let path = self.path_to(start);
         // SAFETY: the invariant of Edit.
         unsafe {
-            let slot = leaf::starts_up_to(leaf, start).checked_sub(1)?;
-            let entry = leaf::entry(leaf, slot);
-            let hidden = book(leaf).doomed & 1 << slot != 0;
-            (entry.start == start && entry.birth == birth && !hidden).then_some(Place { leaf, slot, entry })
+            let slot = leaf::starts_up_to(path.leaf, start).checked_sub(1)?;
+            let entry = leaf::entry(path.leaf, slot);
+            let hidden = book(path.leaf).doomed & 1 << slot != 0;
+            (entry.start == start && entry.birth == birth && !hidden).then_some(Place { path, slot })
         }
     }
 
     /// Takes a range out. The leaf it was in is retired, and its payload with it.
     ///
-    /// O(log n). The pool was [`stock_removal`]ed for the height of the tree.
+    /// O(log n). The place was located in this edit's tree, which is as it was published, and the pool was
+    /// [`stock_removal`]ed for its height.
     pub(crate) fn remove(&mut self, place: &Place) {
-        let path = self.path_to(place.entry.start);
+        let path = &place.path;
         let old = path.leaf;
         // SAFETY: the invariant of Edit.
         unsafe {
-            let sparse = usize::from((*old).len) <= SPARSE && path.len > 0;
+            let sparse = usize::from((*old).len) <= SPARSE && path.steps.len() > 0;
             if (*old).shape == Shape::NarrowLeaf && book(old).doomed == 0 && (*old).len > 1 && !sparse {
-                let fresh = self.copy(old);
-                leaf::remove(fresh, place.slot);
+                let fresh = leaf::copy_removing(self.pool, old, place.slot, self.tick);
                 leaf::doom(old, place.slot);
                 self.discard(old);
-                self.climb(&path, Change::replace(fresh));
+                self.relink(path.steps.as_slice(), fresh);
             } else {
                 leaf::doom(old, place.slot);
-                self.rewrite(&path);
+                self.rewrite(path);
             }
         }
     }
@@ -154,7 +164,7 @@ impl<'p> Edit<'p> {
     /// Makes the range vanish without any memory; see [`leaf::hide`].
     pub(crate) fn hide(&mut self, place: &Place) {
         // SAFETY: the invariant of Edit.
-        unsafe { leaf::hide(place.leaf, place.slot) };
+        unsafe { leaf::hide(place.path.leaf, place.slot) };
     }
 
     /// Rewrites the first leaf that has hidden ranges without them. Returns how many it had; none if there is no such
@@ -231,21 +241,18 @@ impl<'p> Edit<'p> {
         // The boundary is the key behind the path in the lowest node where there is one.
         // SAFETY: the invariant of Edit.
         unsafe {
-            let Some(level) = (0..path.len).rev().find(|l| {
-                let (node, i) = path.steps[*l];
-                i + 1 < usize::from((*node).len)
-            }) else {
+            let steps = path.steps.as_slice();
+            let Some(level) = steps.iter().rposition(|(node, i)| i + 1 < usize::from((**node).len)) else {
                 return false;
             };
-            let (node, i) = path.steps[level];
+            let (node, i) = steps[level];
             let behind = inner::child(node, i + 1);
             if behind.from >= end {
                 return false;
             }
             let from = roundest(end, next.unwrap_or(end));
-            let upper = Path { steps: path.steps, len: level + 1, leaf: path.leaf };
             let change = Change { at: Some(i + 1), count: 1, with: [Child { from, ..behind }; 2], len: 1 };
-            self.climb_changing_keys(&upper, change);
+            self.carry_up(path, level + 1, change, true);
             true
         }
     }
@@ -257,8 +264,7 @@ impl<'p> Edit<'p> {
         unsafe {
             leaf::live_entries(path.leaf, &mut entries);
             let mut change = None;
-            if entries.len() < SPARSE && path.len > 0 {
-                let (parent, i) = path.steps[path.len - 1];
+            if let Some((parent, i)) = path.steps.as_slice().last().copied().filter(|_| entries.len() < SPARSE) {
                 for (left, sibling) in siblings(parent, i) {
                     let sibling = inner::child(parent, sibling).node;
                     let mut merged = Entries::new();
@@ -308,29 +314,35 @@ impl<'p> Edit<'p> {
 
     /// Carries a change of the path's leaf up to the root. Its keys are those of the children it replaces.
     fn climb(&mut self, path: &Path, change: Change) {
-        self.carry_up(path, change, false);
+        self.carry_up(path, path.steps.len(), change, false);
     }
 
-    /// As [`Edit::climb`], but the lowest change brings new keys.
-    fn climb_changing_keys(&mut self, path: &Path, change: Change) {
-        self.carry_up(path, change, true);
+    /// Has what comes up these steps, from the root on, lead to `node`.
+    fn relink(&mut self, steps: &[(*mut Node, usize)], mut node: *mut Node) {
+        for (parent, i) in steps.iter().rev() {
+            // SAFETY: the invariant of Edit.
+            unsafe {
+                if book(*parent).birth == self.tick {
+                    // So is everything above it, and linked.
+                    return inner::set_child(*parent, *i, node);
+                }
+                node = inner::copy_with(self.pool, *parent, *i, node, self.tick);
+                self.retire(*parent);
+            }
+        }
+        self.root = node;
     }
 
-    fn carry_up(&mut self, path: &Path, mut change: Change, mut new_keys: bool) {
+    /// Carries a change of what the first `steps` of a path lead to up to the root. With `new_keys` it brings keys.
+    fn carry_up(&mut self, path: &Path, steps: usize, mut change: Change, mut new_keys: bool) {
+        let steps = &path.steps.as_slice()[..steps];
         // SAFETY: the invariant of Edit, throughout.
         unsafe {
-            for level in (0..path.len).rev() {
-                let (node, i) = path.steps[level];
+            for level in (0..steps.len()).rev() {
+                let (node, i) = steps[level];
                 let at = change.at.unwrap_or(i);
                 if change.count == 1 && change.len == 1 && !new_keys {
-                    if inner::child(node, at).node == change.with[0].node {
-                        // Changed in place: everything above is this edit's own already.
-                        return;
-                    }
-                    let fresh = self.fresh(node);
-                    inner::set_child(fresh, at, change.with[0].node);
-                    change = Change::replace(fresh);
-                    continue;
+                    return self.relink(&steps[..=level], change.with[0].node);
                 }
                 let mut children = Children::new();
                 inner::children(node, &mut children);
@@ -339,7 +351,7 @@ impl<'p> Edit<'p> {
                 }
                 new_keys = false;
                 children.replace(at, change.count, &change.with[..change.len]);
-                let above = level.checked_sub(1).map(|l| path.steps[l]);
+                let above = level.checked_sub(1).map(|l| steps[l]);
                 self.discard(node);
                 // Of two new children at the right end, the second is where growth is expected.
                 let grown = if at == 0 { 0 } else { at + change.len.saturating_sub(1) };
@@ -420,40 +432,6 @@ impl<'p> Edit<'p> {
         root
     }
 
-    /// The node itself if this edit made it, else a copy in its place.
-    ///
-    /// # Safety
-    /// The node is of this tree, and the caller links the result where it was.
-    unsafe fn fresh(&mut self, node: *mut Node) -> *mut Node {
-        // SAFETY: the caller's, and the invariant of Edit.
-        unsafe {
-            if book(node).birth == self.tick {
-                return node;
-            }
-            let copy = self.copy(node);
-            self.discard(node);
-            copy
-        }
-    }
-
-    /// # Safety
-    /// The node is of this tree and has no hidden ranges.
-    unsafe fn copy(&mut self, node: *mut Node) -> *mut Node {
-        // SAFETY: the caller's; both are as large as their shape says, and what follows the head is plain data that
-        // only the writer changes.
-        unsafe {
-            let copy = self.pool.take((*node).shape);
-            (*copy).base = (*node).base;
-            (*copy).birth_base = (*node).birth_base;
-            (*copy).shift = (*node).shift;
-            (*copy).len = (*node).len;
-            book(copy).birth = self.tick;
-            let slots = pool::bytes_of((*node).shape) - size_of::<Node>();
-            ptr::copy_nonoverlapping(node.add(1).cast::<u8>(), copy.add(1).cast::<u8>(), slots);
-            copy
-        }
-    }
-
     /// Drops a node from the tree: back to the pool if this edit made it, else retired.
     ///
     /// # Safety
@@ -465,9 +443,20 @@ impl<'p> Edit<'p> {
             if book(node).birth == self.tick {
                 self.pool.put(node);
             } else {
-                book(node).death = self.tick;
-                self.retired.push(node);
+                self.retire(node);
             }
+        }
+    }
+
+    /// Retires a node that was published.
+    ///
+    /// # Safety
+    /// The node is of this tree, was not made by this edit, and the caller takes it out.
+    unsafe fn retire(&mut self, node: *mut Node) {
+        // SAFETY: the caller's, and the invariant of Edit.
+        unsafe {
+            book(node).death = self.tick;
+            self.retired.push(node);
         }
     }
 }

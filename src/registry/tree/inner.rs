@@ -1,8 +1,9 @@
 //! Inner nodes, as the writer sees them.
 
-use super::pool::{Pool, book};
+use super::pool::Pool;
 use crate::handler::node::{NarrowInner, Node, Shape, WIDE_CHILDREN, WideInner};
 use crate::handler::search::{self, KEYS, MAX_OFFSET, PAD};
+use core::ptr;
 
 /// A node and the least address its ranges may start at.
 #[derive(Clone, Copy)]
@@ -35,6 +36,20 @@ pub(super) unsafe fn child(inner: *const Node, i: usize) -> Child {
     }
 }
 
+/// Child `i`, without its key.
+///
+/// # Safety
+/// As [`child`].
+pub(super) unsafe fn child_node(inner: *const Node, i: usize) -> *mut Node {
+    // SAFETY: the caller's; the shape says which layout it is.
+    unsafe {
+        match (*inner).shape {
+            Shape::NarrowInner => (*inner.cast::<NarrowInner>()).children[i],
+            _ => (*inner.cast::<WideInner>()).children[i],
+        }
+    }
+}
+
 /// Which child's ranges `address` belongs with.
 ///
 /// # Safety
@@ -58,6 +73,49 @@ pub(super) unsafe fn children(inner: *const Node, into: &mut Children) {
             into.push(child(inner, i));
         }
     }
+}
+
+/// Copies a node, with another child in slot `at`, for the tree of `tick`.
+///
+/// # Safety
+/// `inner` is an inner node, alive, `at` is below its `len`, and the caller holds the writer lock.
+pub(super) unsafe fn copy_with(
+    pool: &mut Pool,
+    inner: *const Node,
+    at: usize,
+    child: *mut Node,
+    tick: u64,
+) -> *mut Node {
+    // SAFETY: the caller's. The copy is nobody else's and of the same shape. Every key of a narrow node is copied, the
+    // unused ones too, and every slot up to `len`.
+    unsafe {
+        let len = usize::from((*inner).len);
+        let copy = pool.take((*inner).shape, tick);
+        (*copy).base = (*inner).base;
+        (*copy).shift = (*inner).shift;
+        (*copy).level = (*inner).level;
+        (*copy).len = (*inner).len;
+        if (*inner).shape == Shape::NarrowInner {
+            let (from, to) = (inner.cast::<NarrowInner>(), copy.cast::<NarrowInner>());
+            ptr::copy_nonoverlapping(&raw const (*from).keys, &raw mut (*to).keys, 1);
+            copy_some(&raw const (*from).children, &raw mut (*to).children, len);
+        } else {
+            let (from, to) = (inner.cast::<WideInner>(), copy.cast::<WideInner>());
+            copy_some(&raw const (*from).keys, &raw mut (*to).keys, len);
+            copy_some(&raw const (*from).children, &raw mut (*to).children, len);
+        }
+        set_child(copy, at, child);
+        copy
+    }
+}
+
+/// Copies the first `len` items of an array.
+///
+/// # Safety
+/// The arrays are two, the one is readable and the other writable, and `len` is at most `N`.
+unsafe fn copy_some<X: Copy, const N: usize>(from: *const [X; N], to: *mut [X; N], len: usize) {
+    // SAFETY: the caller's.
+    unsafe { ptr::copy_nonoverlapping(from.cast::<X>(), to.cast::<X>(), len) };
 }
 
 /// # Safety
@@ -107,14 +165,14 @@ pub(super) fn fit(children: &[Child]) -> Option<Fit> {
 
 /// Lays `children` out in a new node, as they [`fit`].
 pub(super) fn lay_out(pool: &mut Pool, fit: &Fit, children: &[Child], tick: u64) -> *mut Node {
-    let node = pool.take(fit.shape);
+    let node = pool.take(fit.shape, tick);
     // SAFETY: a new node is nobody else's, and large enough for the shape; every key of a narrow node and every slot
     // up to `len` is written below.
     unsafe {
         (*node).len = children.len() as u16;
         (*node).base = fit.base;
         (*node).shift = fit.shift;
-        book(node).birth = tick;
+        (*node).level = (*children[0].node).level + 1;
         if fit.shape == Shape::NarrowInner {
             let inner = node.cast::<NarrowInner>();
             (&raw mut (*inner).keys).write([PAD; KEYS]);

@@ -73,12 +73,11 @@ pub(super) fn shape_for(entries: &[Entry]) -> Option<Shape> {
 
 /// Lays `entries` out in a new leaf of a shape that [`shape_for`] allows.
 pub(super) fn lay_out(pool: &mut Pool, shape: Shape, entries: &[Entry], tick: u64) -> *mut Node {
-    let node = pool.take(shape);
+    let node = pool.take(shape, tick);
     // SAFETY: a new node is nobody else's, and large enough for the shape; every field of the slots up to `len`, and
     // every key, is written below.
     unsafe {
         (*node).len = entries.len() as u16;
-        book(node).birth = tick;
         if shape == Shape::NarrowLeaf {
             (*node).base = entries[0].start;
             (*node).birth_base = entries.iter().map(|e| e.birth).min().unwrap_or(tick);
@@ -150,22 +149,110 @@ pub(super) unsafe fn insert(leaf: *mut Node, at: usize, entry: &Entry) {
     }
 }
 
-/// Takes slot `at` out of a leaf.
+/// Copies a leaf with one more range, in slot `at`, for the tree of `tick`.
 ///
 /// # Safety
-/// The leaf is narrow and not published, has another range, and `at` is below its `len`.
-pub(super) unsafe fn remove(leaf: *mut Node, at: usize) {
+/// The leaf is alive, [`has_room_for`] the entry, `at` is where its start belongs, and the caller holds the writer lock.
+pub(super) unsafe fn copy_inserting(
+    pool: &mut Pool,
+    leaf: *const Node,
+    at: usize,
+    entry: &Entry,
+    tick: u64,
+) -> *mut Node {
+    // SAFETY: the caller's: the copy is as large and nobody else's, and has a slot past the last. Every key is written.
+    unsafe {
+        let copy = copy_head(pool, leaf, 1, tick);
+        let (from, to) = (leaf.cast::<NarrowLeaf>(), copy.cast::<NarrowLeaf>());
+        let behind = usize::from((*leaf).len) - at;
+        copy_in_two(
+            (&raw const (*from).starts).cast::<i32>(),
+            (&raw mut (*to).starts).cast::<i32>(),
+            at,
+            [0, 1],
+            KEYS - 1 - at,
+        );
+        copy_in_two((&raw const (*from).lens).cast::<u32>(), (&raw mut (*to).lens).cast::<u32>(), at, [0, 1], behind);
+        copy_in_two(
+            (&raw const (*from).births).cast::<u32>(),
+            (&raw mut (*to).births).cast::<u32>(),
+            at,
+            [0, 1],
+            behind,
+        );
+        copy_in_two(
+            (&raw const (*from).codes).cast::<*const ()>(),
+            (&raw mut (*to).codes).cast::<*const ()>(),
+            at,
+            [0, 1],
+            behind,
+        );
+        write_narrow(to, at, entry);
+        copy
+    }
+}
+
+/// Copies a leaf without the range in slot `at`, for the tree of `tick`.
+///
+/// # Safety
+/// The leaf is alive, narrow, has nothing hidden and another range, `at` is below its `len`, and the caller holds the
+/// writer lock.
+pub(super) unsafe fn copy_removing(pool: &mut Pool, leaf: *const Node, at: usize, tick: u64) -> *mut Node {
+    // SAFETY: the caller's: the copy is as large and nobody else's. Every key is written.
+    unsafe {
+        let copy = copy_head(pool, leaf, -1, tick);
+        let (from, to) = (leaf.cast::<NarrowLeaf>(), copy.cast::<NarrowLeaf>());
+        let behind = usize::from((*copy).len) - at;
+        copy_in_two(
+            (&raw const (*from).starts).cast::<i32>(),
+            (&raw mut (*to).starts).cast::<i32>(),
+            at,
+            [1, 0],
+            KEYS - 1 - at,
+        );
+        copy_in_two((&raw const (*from).lens).cast::<u32>(), (&raw mut (*to).lens).cast::<u32>(), at, [1, 0], behind);
+        copy_in_two(
+            (&raw const (*from).births).cast::<u32>(),
+            (&raw mut (*to).births).cast::<u32>(),
+            at,
+            [1, 0],
+            behind,
+        );
+        copy_in_two(
+            (&raw const (*from).codes).cast::<*const ()>(),
+            (&raw mut (*to).codes).cast::<*const ()>(),
+            at,
+            [1, 0],
+            behind,
+        );
+        (&raw mut (*to).starts).cast::<i32>().add(KEYS - 1).write(PAD);
+        copy
+    }
+}
+
+/// # Safety
+/// As [`copy_inserting`].
+unsafe fn copy_head(pool: &mut Pool, leaf: *const Node, growth: i16, tick: u64) -> *mut Node {
     // SAFETY: the caller's.
     unsafe {
-        let narrow = leaf.cast::<NarrowLeaf>();
-        let last = usize::from((*leaf).len) - 1;
-        let behind = last - at;
-        shift((&raw mut (*narrow).starts).cast::<i32>(), at + 1, at, behind);
-        shift((&raw mut (*narrow).lens).cast::<u32>(), at + 1, at, behind);
-        shift((&raw mut (*narrow).births).cast::<u32>(), at + 1, at, behind);
-        shift((&raw mut (*narrow).codes).cast::<*const ()>(), at + 1, at, behind);
-        (&raw mut (*narrow).starts).cast::<i32>().add(last).write(PAD);
-        (*leaf).len -= 1;
+        let copy = pool.take(Shape::NarrowLeaf, tick);
+        (*copy).base = (*leaf).base;
+        (*copy).birth_base = (*leaf).birth_base;
+        (*copy).len = (*leaf).len.wrapping_add_signed(growth);
+        copy
+    }
+}
+
+/// Copies the first `at` items, and `behind` from there on, skipping so many in the one array and in the other.
+///
+/// # Safety
+/// The arrays are two, the one is readable and the other writable, and both have so many items.
+#[inline(always)]
+unsafe fn copy_in_two<X>(from: *const X, to: *mut X, at: usize, skip: [usize; 2], behind: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        ptr::copy_nonoverlapping(from, to, at);
+        ptr::copy_nonoverlapping(from.add(at + skip[0]), to.add(at + skip[1]), behind);
     }
 }
 

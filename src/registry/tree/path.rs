@@ -1,5 +1,6 @@
 //! Ways through the tree.
 
+use super::buffer::Buffer;
 use super::inner;
 use super::split::Growth;
 use crate::handler::node::Node;
@@ -13,11 +14,14 @@ pub(super) const LEVELS: usize = 16;
 ///
 /// # Invariant
 /// Whoever made the path may read the tree (N4) for as long as it is used.
+#[derive(Clone, Copy)]
 pub(super) struct Path {
-    pub(super) steps: [(*mut Node, usize); LEVELS],
-    pub(super) len: usize,
+    pub(super) steps: Steps,
     pub(super) leaf: *mut Node,
 }
+
+/// Inner nodes from the root on, and which child of each was taken.
+type Steps = Buffer<(*mut Node, usize), LEVELS>;
 
 impl Path {
     /// The way to the leaf that the ranges at `address` belong in.
@@ -25,14 +29,13 @@ impl Path {
     /// # Safety
     /// The caller may read the tree for as long as the path is used, and `root` is not null.
     pub(super) unsafe fn to(root: *mut Node, address: usize) -> Self {
-        let mut path = Self { steps: [(ptr::null_mut(), 0); LEVELS], len: 0, leaf: root };
+        let mut path = Self { steps: Steps::new(), leaf: root };
         // SAFETY: the caller's.
         unsafe {
-            while !(*path.leaf).shape.is_leaf() {
+            while (*path.leaf).level > 0 {
                 let i = inner::rank(path.leaf, address);
-                path.steps[path.len] = (path.leaf, i);
-                path.len += 1;
-                path.leaf = inner::child(path.leaf, i).node;
+                path.steps.push((path.leaf, i));
+                path.leaf = inner::child_node(path.leaf, i);
             }
         }
         path
@@ -40,7 +43,7 @@ impl Path {
 
     /// What a change at slot `at` of `len` slots means, in the node below so many steps.
     pub(super) fn growth(&self, steps: usize, at: usize, len: usize) -> Growth {
-        let above = &self.steps[..steps];
+        let above = &self.steps.as_slice()[..steps];
         if at == 0 && above.iter().all(|(_, i)| *i == 0) {
             return Growth::First;
         }
@@ -52,27 +55,24 @@ impl Path {
     fn go_down_left(&mut self) {
         // SAFETY: the invariant of Path.
         unsafe {
-            while !self.leaf.is_null() && !(*self.leaf).shape.is_leaf() {
-                self.steps[self.len] = (self.leaf, 0);
-                self.len += 1;
-                self.leaf = inner::child(self.leaf, 0).node;
+            while !self.leaf.is_null() && (*self.leaf).level > 0 {
+                self.steps.push((self.leaf, 0));
+                self.leaf = inner::child_node(self.leaf, 0);
             }
         }
     }
 
     fn go_right(&mut self) -> bool {
-        while let Some(last) = self.len.checked_sub(1) {
-            let (node, i) = self.steps[last];
+        while let Some((node, i)) = self.steps.pop() {
             // SAFETY: the invariant of Path.
             unsafe {
                 if i + 1 < usize::from((*node).len) {
-                    self.steps[last].1 = i + 1;
-                    self.leaf = inner::child(node, i + 1).node;
+                    self.steps.push((node, i + 1));
+                    self.leaf = inner::child_node(node, i + 1);
                     self.go_down_left();
                     return true;
                 }
             }
-            self.len -= 1;
         }
         false
     }
@@ -89,7 +89,7 @@ pub(crate) struct Leaves {
 /// # Safety
 /// `root` is null or a node that the caller may read (N4), for as long as the result is used.
 pub(crate) unsafe fn leaves(root: *mut Node) -> Leaves {
-    let mut path = Path { steps: [(ptr::null_mut(), 0); LEVELS], len: 0, leaf: root };
+    let mut path = Path { steps: Steps::new(), leaf: root };
     path.go_down_left();
     Leaves { path, at_first: true }
 }
@@ -97,7 +97,7 @@ pub(crate) unsafe fn leaves(root: *mut Node) -> Leaves {
 impl Leaves {
     /// Those right of the path's leaf.
     pub(super) fn after(path: &Path) -> Self {
-        Self { path: Path { ..*path }, at_first: false }
+        Self { path: *path, at_first: false }
     }
 }
 
@@ -119,16 +119,8 @@ impl Iterator for Leaves {
 /// How many levels of inner nodes there are.
 ///
 /// # Safety
-/// The caller may read the tree.
+/// The caller may read the root, if it is not null.
 pub(crate) unsafe fn height(root: *const Node) -> usize {
-    let mut node = root;
-    let mut levels = 0;
     // SAFETY: the caller's.
-    unsafe {
-        while !node.is_null() && !(*node).shape.is_leaf() {
-            node = inner::child(node, 0).node;
-            levels += 1;
-        }
-    }
-    levels
+    if root.is_null() { 0 } else { unsafe { usize::from((*root).level) } }
 }

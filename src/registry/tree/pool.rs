@@ -124,57 +124,105 @@ impl List {
     }
 }
 
+/// Unused nodes of one size, last in, first out: the one that is taken next is the likeliest to be in a near cache.
+struct Stack {
+    first: *mut Node,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: the nodes of a stack belong to whoever owns the stack.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    const fn new(layout: Layout) -> Self {
+        Self { first: ptr::null_mut(), len: 0, layout }
+    }
+
+    /// # Safety
+    /// The node is of our layout, and is the caller's alone to give.
+    unsafe fn push(&mut self, node: *mut Node) {
+        // SAFETY: the caller's.
+        unsafe { book(node).next = self.first };
+        self.first = node;
+        self.len += 1;
+    }
+
+    fn pop(&mut self) -> Option<*mut Node> {
+        if self.first.is_null() {
+            return None;
+        }
+        let node = self.first;
+        // SAFETY: the nodes of the stack are the stack's.
+        self.first = unsafe { book(node).next };
+        self.len -= 1;
+        Some(node)
+    }
+
+    /// Allocates until there are so many.
+    #[cold]
+    fn fill(&mut self, wanted: usize, shape: Shape) -> Result<(), NoMemory> {
+        while self.len < wanted {
+            // SAFETY: the layout has a size; zeroes are valid in every slot, and the head is written.
+            unsafe {
+                let node = std::alloc::alloc_zeroed(self.layout).cast::<Node>();
+                if node.is_null() {
+                    return Err(NoMemory);
+                }
+                node.write(blank(shape, 0));
+                self.push(node);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The stock. Unused memory: nobody else has a pointer to it.
 pub(crate) struct Pool {
-    leaves: List,
-    inners: List,
+    leaves: Stack,
+    inners: Stack,
     /// Bytes of the nodes that were taken and not put back.
     taken: usize,
-    /// What the last stocking allows to take: an edit that takes more would run out some day.
+    /// What the last stocking allows to take: an edit that takes more would run out some day. Checked in debug builds.
     allowed: [usize; 2],
 }
 
 impl Pool {
     pub(crate) const fn new() -> Self {
-        Self { leaves: List::new(), inners: List::new(), taken: 0, allowed: [0; 2] }
+        Self { leaves: Stack::new(LEAF), inners: Stack::new(INNER), taken: 0, allowed: [0; 2] }
     }
 
     /// Sets aside at least so many nodes.
+    #[inline]
     pub(crate) fn stock(&mut self, leaves: usize, inners: usize) -> Result<(), NoMemory> {
-        self.allowed = [leaves, inners];
-        for (list, layout, wanted) in [(&mut self.leaves, LEAF, leaves), (&mut self.inners, INNER, inners)] {
-            while list.len() < wanted {
-                // SAFETY: the layout has a size; zeroes are valid in every slot, and the head is written.
-                unsafe {
-                    let node = std::alloc::alloc_zeroed(layout).cast::<Node>();
-                    if node.is_null() {
-                        return Err(NoMemory);
-                    }
-                    node.write(blank(if layout.size() == LEAF.size() {
-                        Shape::NarrowLeaf
-                    } else {
-                        Shape::NarrowInner
-                    }));
-                    list.push(node);
-                }
-            }
+        if cfg!(debug_assertions) {
+            self.allowed = [leaves, inners];
+        }
+        if self.leaves.len < leaves {
+            self.leaves.fill(leaves, Shape::NarrowLeaf)?;
+        }
+        if self.inners.len < inners {
+            self.inners.fill(inners, Shape::NarrowInner)?;
         }
         Ok(())
     }
 
-    /// Memory for a node of this shape, its head blank.
+    /// Memory for a node of this shape, born at `tick`, its head blank otherwise.
     ///
     /// # Panics
     /// If the caller did not [`stock`](Self::stock) it.
-    pub(crate) fn take(&mut self, shape: Shape) -> *mut Node {
-        let list = if shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
-        let node = list.pop().expect("an edit takes no more nodes than were set aside for it");
-        let allowed = &mut self.allowed[usize::from(!shape.is_leaf())];
-        debug_assert!(*allowed > 0, "an edit took more nodes than it set aside");
-        *allowed = allowed.saturating_sub(1);
+    #[inline]
+    pub(crate) fn take(&mut self, shape: Shape, tick: u64) -> *mut Node {
+        let stack = if shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
+        let node = stack.pop().expect("an edit takes no more nodes than were set aside for it");
+        if cfg!(debug_assertions) {
+            let allowed = &mut self.allowed[usize::from(!shape.is_leaf())];
+            debug_assert!(*allowed > 0, "an edit took more nodes than it set aside");
+            *allowed = allowed.saturating_sub(1);
+        }
         self.taken += bytes_of(shape);
         // SAFETY: stocked nodes are nobody else's, and as large as the largest of their kind.
-        unsafe { node.write(blank(shape)) };
+        unsafe { node.write(blank(shape, tick)) };
         node
     }
 
@@ -194,20 +242,20 @@ impl Pool {
                 return;
             }
             #[cfg_attr(loom, expect(unreachable_code))]
-            let list = if (*node).shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
-            list.push(node);
+            let stack = if (*node).shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
+            stack.push(node);
         }
     }
 
     /// A node that is more than worth keeping, for the caller to [`free`].
     pub(crate) fn surplus(&mut self) -> Option<*mut Node> {
-        let list = if self.leaves.len() > KEPT { &mut self.leaves } else { &mut self.inners };
-        if list.len() > KEPT { list.pop() } else { None }
+        let stack = if self.leaves.len > KEPT { &mut self.leaves } else { &mut self.inners };
+        if stack.len > KEPT { stack.pop() } else { None }
     }
 
     /// Bytes of memory set aside.
     pub(crate) fn bytes(&self) -> usize {
-        self.leaves.bytes() + self.inners.bytes()
+        self.leaves.len * LEAF.size() + self.inners.len * INNER.size()
     }
 
     /// Bytes of the nodes in use, live or retired.
@@ -238,14 +286,16 @@ pub(crate) unsafe fn free(node: *mut Node) {
     }
 }
 
-fn blank(shape: Shape) -> Node {
+#[inline(always)]
+fn blank(shape: Shape, birth: u64) -> Node {
     Node {
         base: 0,
         birth_base: 0,
         shape,
         shift: 0,
+        level: 0,
         len: 0,
         witness: Witness::new(),
-        book: UnsafeCell::new(Book { birth: 0, death: 0, next: ptr::null_mut(), doomed: 0 }),
+        book: UnsafeCell::new(Book { birth, death: 0, next: ptr::null_mut(), doomed: 0 }),
     }
 }
