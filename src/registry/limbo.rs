@@ -45,8 +45,8 @@ impl Limbo {
     }
 
     /// Takes what the publication of one tick retired.
-    pub(crate) fn retire(&mut self, mut nodes: List) {
-        self.fresh.append(&mut nodes);
+    pub(crate) fn retire(&mut self, nodes: &mut List) {
+        self.fresh.append(nodes);
     }
 
     /// How many nodes may be seen by handlers and guards still.

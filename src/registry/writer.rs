@@ -8,7 +8,7 @@ use super::limbo::Limbo;
 use super::root::RootRef;
 use super::stats::Stats;
 use super::tree::pool::{List, NoMemory, Pool, book};
-use super::tree::{self, Edit};
+use super::tree::{self, Edit, Place};
 use crate::handler::gate::{FIRST_TICK, Gate};
 use crate::handler::node::{Entry, Node};
 use crate::sync::RootCell;
@@ -107,8 +107,9 @@ impl Writer {
             return Err(RegisterError::OutOfMemory { range: first.clone() });
         }
         let tick = self.tick + 1;
+        let mut retired = List::new();
         // SAFETY: we are the writer, and nothing was published at this tick yet.
-        let mut edit = unsafe { Edit::new(&mut self.pool, self.node, tick) };
+        let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, tick) };
         for (range, code) in ranges {
             let entry = Entry { start: range.start, end: range.end, birth: tick, code };
             let done = match edit.stock() {
@@ -120,9 +121,9 @@ impl Writer {
                 return Err(error);
             }
         }
-        let (node, retired) = edit.finish();
+        let node = edit.finish();
         self.ranges += count;
-        self.publish(published, node, retired);
+        self.publish(published, node, &mut retired);
         Ok(tick)
     }
 
@@ -138,23 +139,27 @@ impl Writer {
         freed: &mut Freed,
         frontier_of_guards: impl Fn() -> u64,
     ) -> bool {
+        let mut place = Place::new();
+        let mut retired = List::new();
         // SAFETY: we are the writer.
-        let Some(place) = (unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) }).locate(start, birth) else {
+        if !unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick + 1) }
+            .locate(start, birth, &mut place)
+        {
             return false;
-        };
+        }
         let mut room = self.set_removal_aside().is_ok();
         if !room {
             self.collect(published.gate, freed, frontier_of_guards);
             room = self.set_removal_aside().is_ok();
         }
         // SAFETY: as above.
-        let mut edit = unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) };
+        let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick + 1) };
         self.ranges -= 1;
         self.retired_ranges += 1;
         if room {
             edit.remove(&place);
-            let (node, retired) = edit.finish();
-            self.publish(published, node, retired);
+            let node = edit.finish();
+            self.publish(published, node, &mut retired);
         } else {
             edit.hide(&place);
             self.hidden += 1;
@@ -168,20 +173,21 @@ impl Writer {
     pub(super) fn sweep(&mut self, published: Published<'_>) -> Result<(), NoMemory> {
         while self.hidden > 0 {
             self.set_removal_aside()?;
+            let mut retired = List::new();
             // SAFETY: we are the writer, and nothing was published at this tick yet.
-            let mut edit = unsafe { Edit::new(&mut self.pool, self.node, self.tick + 1) };
+            let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick + 1) };
             let swept = edit.sweep_one();
-            let (node, retired) = edit.finish();
+            let node = edit.finish();
             match swept {
                 Some(hidden) => self.hidden -= hidden,
                 None => self.hidden = 0,
             }
-            self.publish(published, node, retired);
+            self.publish(published, node, &mut retired);
         }
         Ok(())
     }
 
-    fn publish(&mut self, published: Published<'_>, node: *mut Node, retired: List) {
+    fn publish(&mut self, published: Published<'_>, node: *mut Node, retired: &mut List) {
         // First what snapshots are taken from, then what lookups read: whoever has found the new tree takes no snapshot
         // of the old one. Who asks for a snapshot in between waits for our lock.
         self.unroot(published.roots);
@@ -301,7 +307,7 @@ impl Writer {
                 nodes.push(node);
             });
         }
-        self.limbo.retire(nodes);
+        self.limbo.retire(&mut nodes);
         self.retired_ranges += self.ranges;
         self.ranges = 0;
         self.hidden = 0;

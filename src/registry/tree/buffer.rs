@@ -28,6 +28,10 @@ impl<X: Copy, const N: usize> Buffer<X, N> {
         unsafe { core::slice::from_raw_parts_mut(self.slots.as_mut_ptr().cast(), self.len) }
     }
 
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
     pub(super) fn pop(&mut self) -> Option<X> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the slots below the former `len` were written.

@@ -30,6 +30,14 @@ pub(crate) struct Place {
     slot: usize,
 }
 
+impl Place {
+    /// To be filled in by [`Edit::locate`].
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { path: Path::new(), slot: 0 }
+    }
+}
+
 /// Sets aside what one removal takes in a tree of this height.
 pub(crate) fn stock_removal(pool: &mut Pool, height: usize) -> Result<(), NoMemory> {
     pool.stock(LEAVES_TO_REMOVE, inners_to_remove(height))
@@ -48,7 +56,8 @@ pub(crate) struct Edit<'p> {
     pool: &'p mut Pool,
     root: *mut Node,
     tick: u64,
-    retired: List,
+    /// What the new tree no longer has.
+    retired: &'p mut List,
 }
 
 /// Everything here dereferences nodes of the tree being edited.
@@ -57,13 +66,13 @@ pub(crate) struct Edit<'p> {
 /// The caller of [`Edit::new`] holds the writer lock for as long as the edit lives, so the tree is alive and nobody
 /// else changes it; nodes born at `tick` are the edit's own.
 impl<'p> Edit<'p> {
-    /// Starts from the tree `root`, towards the one of `tick`.
+    /// Starts from the tree `root`, towards the one of `tick`. What that no longer has goes on an empty list.
     ///
     /// # Safety
     /// The caller holds the writer lock of the registry that `root` and `pool` belong to while the edit lives, and no
     /// published node was born at `tick`.
-    pub(crate) unsafe fn new(pool: &'p mut Pool, root: *mut Node, tick: u64) -> Self {
-        Self { pool, root, tick, retired: List::new() }
+    pub(crate) unsafe fn new(pool: &'p mut Pool, retired: &'p mut List, root: *mut Node, tick: u64) -> Self {
+        Self { pool, root, tick, retired }
     }
 
     /// Sets aside what one insertion takes, and what a removal takes after it.
@@ -86,12 +95,13 @@ impl<'p> Edit<'p> {
             self.root = leaf::lay_out(self.pool, shape_of_one(entry), &[*entry], self.tick);
             return Ok(());
         }
-        let mut path = self.path_to(entry.start);
+        let mut path = Path::new();
+        self.go_to(&mut path, entry.start);
         // SAFETY: the invariant of Edit.
         let at = unsafe { leaf::starts_up_to(path.leaf, entry.start) };
         let next = self.neighbours(&path, at, entry)?;
         if self.make_way(&path, entry.end, next) {
-            path = self.path_to(entry.start);
+            self.go_to(&mut path, entry.start);
         }
         // SAFETY: as above.
         unsafe {
@@ -124,18 +134,20 @@ impl<'p> Edit<'p> {
         }
     }
 
-    /// Finds the range that starts at `start` and was born at `birth`.
-    pub(crate) fn locate(&self, start: usize, birth: u64) -> Option<Place> {
+    /// Finds the range that starts at `start` and was born at `birth`; false if there is none.
+    #[inline]
+    pub(crate) fn locate(&self, start: usize, birth: u64, place: &mut Place) -> bool {
         if self.root.is_null() {
-            return None;
+            return false;
         }
-        let path = self.path_to(start);
+        let Place { path, slot } = place;
+        self.go_to(path, start);
         // SAFETY: the invariant of Edit.
         unsafe {
-            let slot = leaf::starts_up_to(path.leaf, start).checked_sub(1)?;
-            let entry = leaf::entry(path.leaf, slot);
-            let hidden = book(path.leaf).doomed & 1 << slot != 0;
-            (entry.start == start && entry.birth == birth && !hidden).then_some(Place { path, slot })
+            let Some(last) = leaf::starts_up_to(path.leaf, start).checked_sub(1) else { return false };
+            *slot = last;
+            let entry = leaf::entry(path.leaf, last);
+            entry.start == start && entry.birth == birth && book(path.leaf).doomed & 1 << last == 0
         }
     }
 
@@ -175,21 +187,23 @@ impl<'p> Edit<'p> {
         // SAFETY: the invariant of Edit.
         unsafe {
             let leaf = leaves(self.root).find(|leaf| book(*leaf).doomed != 0)?;
-            let path = self.path_to(leaf::entry(leaf, 0).start);
+            let mut path = Path::new();
+            self.go_to(&mut path, leaf::entry(leaf, 0).start);
             debug_assert_eq!(path.leaf, leaf);
             self.rewrite(&path);
             Some(book(leaf).doomed.count_ones() as usize)
         }
     }
 
-    /// The new root, and what it no longer has.
-    pub(crate) fn finish(self) -> (*mut Node, List) {
-        (self.root, self.retired)
+    /// The new root.
+    pub(crate) fn finish(self) -> *mut Node {
+        self.root
     }
 
     /// Takes back every node that was made. The old tree is as it was.
     pub(crate) fn abandon(mut self) {
         self.take_back(self.root);
+        *self.retired = List::new();
     }
 
     fn take_back(&mut self, node: *mut Node) {
@@ -208,9 +222,10 @@ impl<'p> Edit<'p> {
         }
     }
 
-    fn path_to(&self, address: usize) -> Path {
+    #[inline]
+    fn go_to(&self, path: &mut Path, address: usize) {
         // SAFETY: the invariant of Edit.
-        unsafe { Path::to(self.root, address) }
+        unsafe { path.go_to(self.root, address) }
     }
 
     /// Checks a new range, which belongs before slot `at` of the path's leaf, against those beside it. Returns where

@@ -23,7 +23,7 @@ mod path;
 pub(crate) mod pool;
 mod split;
 
-pub(crate) use edit::{Edit, stock_removal};
+pub(crate) use edit::{Edit, Place, stock_removal};
 pub(crate) use path::{height, leaves};
 
 use crate::handler::node::{Entry, Node};

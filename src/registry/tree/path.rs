@@ -24,21 +24,29 @@ pub(super) struct Path {
 type Steps = Buffer<(*mut Node, usize), LEVELS>;
 
 impl Path {
-    /// The way to the leaf that the ranges at `address` belong in.
+    /// No way yet. Paths are filled in where they are, not moved: they take a few hundred bytes.
+    #[inline]
+    pub(super) fn new() -> Self {
+        Self { steps: Steps::new(), leaf: ptr::null_mut() }
+    }
+
+    /// Becomes the way to the leaf that the ranges at `address` belong in.
     ///
     /// # Safety
     /// The caller may read the tree for as long as the path is used, and `root` is not null.
-    pub(super) unsafe fn to(root: *mut Node, address: usize) -> Self {
-        let mut path = Self { steps: Steps::new(), leaf: root };
+    #[inline]
+    pub(super) unsafe fn go_to(&mut self, root: *mut Node, address: usize) {
+        self.steps.clear();
+        let mut node = root;
         // SAFETY: the caller's.
         unsafe {
-            while (*path.leaf).level > 0 {
-                let i = inner::rank(path.leaf, address);
-                path.steps.push((path.leaf, i));
-                path.leaf = inner::child_node(path.leaf, i);
+            while (*node).level > 0 {
+                let i = inner::rank(node, address);
+                self.steps.push((node, i));
+                node = inner::child_node(node, i);
             }
         }
-        path
+        self.leaf = node;
     }
 
     /// What a change at slot `at` of `len` slots means, in the node below so many steps.

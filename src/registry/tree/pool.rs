@@ -108,19 +108,19 @@ impl List {
 
     /// Moves all of `other` behind what is here.
     pub(crate) fn append(&mut self, other: &mut Self) {
-        let other = core::mem::replace(other, Self::new());
         if other.first.is_null() {
             return;
         }
         if self.last.is_null() {
-            *self = other;
+            self.first = other.first;
         } else {
             // SAFETY: the nodes of the list are the list's.
             unsafe { book(self.last).next = other.first };
-            self.last = other.last;
-            self.len += other.len;
-            self.bytes += other.bytes;
         }
+        self.last = other.last;
+        self.len += other.len;
+        self.bytes += other.bytes;
+        *other = Self::new();
     }
 }
 
@@ -213,6 +213,15 @@ impl Pool {
     /// If the caller did not [`stock`](Self::stock) it.
     #[inline]
     pub(crate) fn take(&mut self, shape: Shape, tick: u64) -> *mut Node {
+        let node = self.take_unwritten(shape);
+        // SAFETY: stocked nodes are nobody else's.
+        unsafe { node.write(blank(shape, tick)) };
+        node
+    }
+
+    /// As [`take`](Self::take), but the caller has to write the whole head.
+    #[inline]
+    pub(crate) fn take_unwritten(&mut self, shape: Shape) -> *mut Node {
         let stack = if shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
         let node = stack.pop().expect("an edit takes no more nodes than were set aside for it");
         if cfg!(debug_assertions) {
@@ -221,8 +230,6 @@ impl Pool {
             *allowed = allowed.saturating_sub(1);
         }
         self.taken += bytes_of(shape);
-        // SAFETY: stocked nodes are nobody else's, and as large as the largest of their kind.
-        unsafe { node.write(blank(shape, tick)) };
         node
     }
 
@@ -286,8 +293,9 @@ pub(crate) unsafe fn free(node: *mut Node) {
     }
 }
 
+/// The head of a node born at that tick.
 #[inline(always)]
-fn blank(shape: Shape, birth: u64) -> Node {
+pub(crate) fn blank(shape: Shape, birth: u64) -> Node {
     Node {
         base: 0,
         birth_base: 0,
