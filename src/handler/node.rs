@@ -5,8 +5,8 @@
 //!
 //! | shape | keys | slots | when |
 //! |---|---|---|---|
-//! | narrow | 32-bit offsets from the node's base, inner ones shifted right | 64 | the usual one |
-//! | wide | whole addresses | 40 (leaf), 48 (inner) | ranges more than 4 GiB apart or long, births 2^32 apart |
+//! | narrow | 32-bit offsets from the node's base, inner ones shifted right | 63 (leaf), 64 (inner) | the usual one |
+//! | wide | whole addresses | 36 (leaf), 48 (inner) | more than 4 GiB from first to last, births 2^32 apart, payloads above 2^48 |
 //!
 //! Both shapes of a node have one size, so that memory of one serves the other.
 //!
@@ -15,7 +15,7 @@
 //! - **N1** A published node is not changed, with two exceptions: the writer's [`Book`], which readers never touch, and
 //!   the length of a range (atomic), which a removal that finds no memory sets to zero.
 //! - **N2** `len` is at least 1 and at most the shape's slots; keys ascend; narrow keys past `len` are
-//!   [`PAD`](super::search::PAD).
+//!   [`PAD`](super::search::PAD). The slot of a narrow leaf that is never used has a range of no length.
 //! - **N3** All ranges below child i start at or after key i and end at or before key i + 1. Key 0 counts as the
 //!   smallest address.
 //! - **N4** Who holds a root inside the gate, under a guard or as a snapshot may read every node below it.
@@ -23,10 +23,14 @@
 use super::search::{self, KEYS, MAX_OFFSET};
 use crate::sync::Witness;
 use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+/// Slots of a narrow leaf that are used: one less than there are keys, for what is not in the leaf's window to find.
+pub(crate) const NARROW_RANGES: usize = KEYS - 1;
 /// Slots of a wide leaf: as many as fit in the bytes of a narrow one.
-pub(crate) const WIDE_RANGES: usize = 40;
+pub(crate) const WIDE_RANGES: usize = 36;
 /// Slots of a wide inner node.
 pub(crate) const WIDE_CHILDREN: usize = 48;
 
@@ -50,7 +54,7 @@ impl Shape {
 /// What every node begins with. A pointer to it stands for the whole node.
 #[repr(C, align(64))]
 pub(crate) struct Node {
-    /// Narrow: the address that offsets count from.
+    /// Narrow: the address that offsets count from; in a leaf, whose offsets are signed, the middle of its window.
     pub(crate) base: usize,
     /// Narrow leaf: the tick that births count from.
     pub(crate) birth_base: u64,
@@ -76,13 +80,44 @@ pub(crate) struct Book {
     pub(crate) doomed: u64,
 }
 
+/// All ranges lie in the 4 GiB around the base.
 #[repr(C)]
 pub(crate) struct NarrowLeaf {
     pub(crate) node: Node,
     pub(crate) starts: [i32; KEYS],
     pub(crate) lens: [AtomicU32; KEYS],
     pub(crate) births: [u32; KEYS],
-    pub(crate) codes: [*const (); KEYS],
+    pub(crate) codes: [Code; KEYS],
+}
+
+/// The address of a payload, in the 48 bits that the page tables of today's machines map unless they are asked for
+/// more.
+///
+/// (A leak checker that looks for whole, aligned pointers in memory does not see these.)
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Code([u8; 6]);
+
+impl Code {
+    /// None if the address has more bits.
+    #[inline(always)]
+    pub(crate) fn new(code: *const ()) -> Option<Self> {
+        // The payload is found again from its address alone.
+        let [a, b, c, d, e, f, g, h] = (code.expose_provenance() as u64).to_le_bytes();
+        (g == 0 && h == 0).then_some(Self([a, b, c, d, e, f]))
+    }
+
+    /// The code behind a pointer to the two bytes in front of it.
+    ///
+    /// # Safety
+    /// There are two bytes in front of the code that can be read.
+    #[inline(always)]
+    unsafe fn read(code: *const Self) -> *const () {
+        // One load and one shift, whatever the two bytes are.
+        // SAFETY: the caller's.
+        let bytes = unsafe { code.cast::<[u8; 8]>().byte_sub(2).read() };
+        ptr::with_exposed_provenance((u64::from_le_bytes(bytes) >> 16) as usize)
+    }
 }
 
 #[repr(C)]
@@ -133,24 +168,32 @@ impl NarrowLeaf {
     /// `i` is below the slots of the node.
     #[inline(always)]
     pub(crate) unsafe fn entry(&self, i: usize) -> Entry {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's; in front of the codes are the births.
         unsafe {
-            let start = self.node.base.wrapping_add(search::offset(*self.starts.get_unchecked(i)) as usize);
+            let start = self.start(i);
             Entry {
                 start,
                 // Relaxed: see `hide` in `registry::tree::leaf`.
                 end: start.wrapping_add(self.lens.get_unchecked(i).load(Ordering::Relaxed) as usize),
                 birth: self.node.birth_base.wrapping_add(u64::from(*self.births.get_unchecked(i))),
-                code: *self.codes.get_unchecked(i),
+                code: Code::read((&raw const *self).byte_add(offset_of!(Self, codes)).cast::<Code>().add(i)),
             }
         }
     }
 
+    /// # Safety
+    /// `i` is below the slots of the node.
+    #[inline(always)]
+    pub(crate) unsafe fn start(&self, i: usize) -> usize {
+        // SAFETY: the caller's.
+        self.node.base.wrapping_add(unsafe { *self.starts.get_unchecked(i) } as usize)
+    }
+
+    /// The last slot whose range starts at `pc` or before, or the first, if `pc` is in the window. If it is not, any
+    /// slot that is used, or the last one, whose range has no length: no range in the leaf holds such a `pc`.
     #[inline(always)]
     pub(crate) fn rank(&self, pc: usize) -> usize {
-        // Addresses outside of the window compare as its last one, and the caller checks the range it is given.
-        let offset = pc.wrapping_sub(self.node.base).min(MAX_OFFSET as usize) as u32;
-        search::rank(&self.starts, search::key(offset))
+        search::rank(&self.starts, pc.wrapping_sub(self.node.base) as i32)
     }
 }
 

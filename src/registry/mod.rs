@@ -93,7 +93,7 @@ use writer::{Freed, Published, Writer};
 /// # Memory
 ///
 /// Writers copy the few nodes they change, and free what they replaced once nobody sees it: they never wait for
-/// readers. Every write leaves garbage of about one leaf and its ancestors, 1.3 KiB and 0.8 KiB a level. When 64 such
+/// readers. Every write leaves garbage of about one leaf and its ancestors, 1.2 KiB and 0.8 KiB a level. When 64 such
 /// nodes wait, writes free what they can; with no handler inside and no guard held, that is all of them
 /// ([`pin`](Self::pin): two rounds later). [`reclaim`](Self::reclaim) frees at once.
 ///
