@@ -143,3 +143,30 @@ fn gaps_filled_towards_a_full_neighbour() {
 fn ranges_of_gibibytes_that_touch() {
     grow_and_shrink(1_500, |r, left| r.below(left), |k| k * 0x1_0000_1000..(k + 1) * 0x1_0000_1000);
 }
+
+#[test]
+fn ranges_take_few_bytes_in_any_order() {
+    const N: usize = 20_000;
+    let bytes = |order: &[usize]| {
+        let registry: trapline::CodeRegistry<()> = trapline::CodeRegistry::new();
+        let payload = std::sync::Arc::new(());
+        for i in order {
+            let start = 0x7f00_0000_0000 + i * 0x1000;
+            registry.register(start..start + 0x800, payload.clone()).unwrap().leak();
+        }
+        registry.stats().live_bytes as f64 / N as f64
+    };
+    let mut order: Vec<usize> = (0..N).collect();
+    let ascending = bytes(&order);
+    order.reverse();
+    let descending = bytes(&order);
+    let mut random = Random(0x2545_f491);
+    for i in (1..N).rev() {
+        order.swap(i, random.below(i + 1));
+    }
+    let shuffled = bytes(&order);
+    println!("bytes a range: {ascending:.1} ascending, {descending:.1} descending, {shuffled:.1} at random");
+    assert!(ascending < 20.0, "{ascending} bytes a range in ascending order");
+    assert!(descending < 20.0, "{descending} bytes a range in descending order");
+    assert!(shuffled < 25.5, "{shuffled} bytes a range in random order");
+}

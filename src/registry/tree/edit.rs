@@ -15,6 +15,9 @@ const SPARSE: usize = KEYS / 4;
 /// Merged nodes have at most so many slots in use.
 const MERGED: usize = KEYS * 3 / 4;
 
+/// A full leaf and a neighbour share their ranges if they have at most so many in all: an eighth is left for growth.
+const SHARED: usize = KEYS * 2 * 7 / 8;
+
 /// What becomes of one child (or two neighbours) of an inner node: `count` children from `at` on are replaced.
 struct Change {
     /// None: from the child that the path goes through.
@@ -128,10 +131,48 @@ impl<'p> Edit<'p> {
             leaf::live_entries(path.leaf, &mut entries);
             let at = entries.as_slice().partition_point(|e| e.start < entry.start);
             entries.insert(at, *entry);
+            let growth = path.growth(path.steps.len(), at, entries.len());
+            let shared = self.share(path, entries.as_slice(), growth);
             self.discard(path.leaf);
-            let change = self.leaves_of(entries.as_slice(), path.growth(path.steps.len(), at, entries.len()));
+            let change = shared.unwrap_or_else(|| self.leaves_of(entries.as_slice(), growth));
             self.climb(path, change);
         }
+    }
+
+    /// Two leaves in place of the path's, which is to have `entries`, and a neighbour, if they are too many for one
+    /// leaf and the neighbour has room: splitting less often keeps leaves fuller. At either end of the tree leaves are
+    /// left full instead.
+    fn share(&mut self, path: &Path, entries: &[Entry], growth: Growth) -> Option<Change> {
+        if !matches!(growth, Growth::Inside) || leaf::shape_for(entries).is_some() {
+            return None;
+        }
+        let (parent, i) = *path.steps.as_slice().last()?;
+        // SAFETY: the invariant of Edit.
+        unsafe {
+            for (left, sibling) in siblings(parent, i) {
+                let sibling = inner::child(parent, sibling).node;
+                if entries.len() + usize::from((*sibling).len) > SHARED {
+                    continue;
+                }
+                let mut both = Entries::new();
+                if left == i {
+                    both.extend(entries);
+                }
+                leaf::live_entries(sibling, &mut both);
+                if left != i {
+                    both.extend(entries);
+                }
+                let (first, second) = both.as_slice().split_at(both.len() / 2);
+                let (Some(a), Some(b)) = (leaf::shape_for(first), leaf::shape_for(second)) else { continue };
+                let from = roundest(first[first.len() - 1].end, second[0].start);
+                let first = leaf::lay_out(self.pool, a, first, self.tick);
+                let second = leaf::lay_out(self.pool, b, second, self.tick);
+                self.discard(sibling);
+                let with = [Child { from: inner::child(parent, left).from, node: first }, Child { from, node: second }];
+                return Some(Change { at: Some(left), count: 2, with, len: 2 });
+            }
+        }
+        None
     }
 
     /// Finds the range that starts at `start` and was born at `birth`; false if there is none.
