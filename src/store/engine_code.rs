@@ -146,13 +146,13 @@ impl EngineCode {
 
     /// The modules compiled into this image, by static index.
     pub fn modules(&self) -> impl ExactSizeIterator<Item = Module> + '_ {
-        (0..self.module_count()).map(|index| Module::of(self.split(), StaticModuleIndex::new(index)))
+        (0..self.module_count()).map(|index| Module::of(self.clone(), StaticModuleIndex::new(index)))
     }
 
     /// The module at `index`, if the image has so many.
     #[must_use]
     pub fn module(&self, index: StaticModuleIndex) -> Option<Module> {
-        (index.as_u32() < self.module_count()).then(|| Module::of(self.split(), index))
+        (index.as_u32() < self.module_count()).then(|| Module::of(self.clone(), index))
     }
 
     /// The engine's id of a signature of this image.
@@ -178,11 +178,6 @@ impl EngineCode {
     /// The types that the image has such trampolines for.
     pub(super) fn wasm_to_array_signatures(&self) -> impl ExactSizeIterator<Item = SignatureId> + '_ {
         self.0.loaded.wasm_to_array.iter().map(|(id, _)| *id)
-    }
-
-    /// A handle for a module that is kept as long as this one.
-    fn split(&self) -> Self {
-        EngineCode(self.0.split())
     }
 
     /// Names the image as a whole.

@@ -5,10 +5,13 @@
 //! is an `Arc` of its own, on lines of its own, with a clone of the value, and a thread counts on the lane that the
 //! address of its stack picks. Two threads on one lane contend; they are never wrong.
 //!
-//! A handle holds the lane it counts on. Cloned by a thread that would take another lane, it opens that lane, and keeps
-//! it open for the next clone: so a handle that sits in a cache and is cloned from everywhere costs each thread a count
-//! that hardly anybody else writes, and one that is handed from thread to thread costs what an `Arc` does. Handles that
-//! are [split](Striped::split) off another one share the lanes that it opened.
+//! A handle is one pointer: to the lane it counts on. Cloned by a thread that would take another lane, it opens that
+//! lane, and its own lane keeps that one open for the next clone: so a handle that sits in a cache and is cloned from
+//! everywhere costs each thread a count that hardly anybody else writes.
+//!
+//! A lane owns those it opened, and they own others. What is far from the first lane opens none any more, but is
+//! counted on by everybody: a handle that is cloned from thread to thread costs what an `Arc` does, and dropping the
+//! last one recurses no deeper than that.
 //!
 //! Lanes are opened without a lock: a thread that a `fork` left behind holds up nobody.
 
@@ -21,105 +24,61 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// A power of two. A lane is picked by a hash, so there are many more than threads that collide often.
 const LANES: usize = 128;
 
+/// How many lanes away from the first one lanes are opened.
+const REACH: u32 = 4;
+
 /// A shared, immutable value; see the [module](self). The value is something that clones share, such as an `Arc`, and
 /// what goes with it.
-pub(super) struct Striped<T> {
-    lane: Arc<Lane<T>>,
-    /// The lanes that this handle, or one it was split off, opened for others: from `Arc::into_raw`, or null.
+pub(super) struct Striped<T>(Arc<Lane<T>>);
+
+/// Aligned so that the counts before it in the `Arc` have a line, and the line that the prefetcher takes with it, to
+/// themselves.
+#[repr(C, align(128))]
+struct Lane<T> {
+    value: T,
+    index: u32,
+    /// How many lanes further lanes may still be opened.
+    reach: u32,
+    /// The lanes that this one keeps open: from `Arc::into_raw`, or null.
     opened: AtomicPtr<Opened<T>>,
 }
 
 /// Each from `Arc::into_raw`, or null.
 struct Opened<T>([AtomicPtr<Lane<T>>; LANES]);
 
-/// Aligned so that the counts before it in the `Arc` have a line, and the line that the prefetcher takes with it, to
-/// themselves.
-#[repr(align(128))]
-struct Lane<T> {
-    index: usize,
-    value: T,
-}
-
 impl<T> Striped<T> {
     pub(super) fn new(value: T) -> Self {
-        Self::on(Arc::new(Lane { index: lane_of_this_thread(), value }))
-    }
-
-    fn on(lane: Arc<Lane<T>>) -> Self {
-        Striped { lane, opened: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    fn opened(&self) -> &Opened<T> {
-        made_once(&self.opened, || Arc::new(Opened([const { AtomicPtr::new(ptr::null_mut()) }; LANES])))
+        Striped(Lane::new(value, lane_of_this_thread(), REACH))
     }
 }
 
-impl<T: Clone> Striped<T> {
-    /// Another handle that will live as long as this one, roughly: it shares the lanes that this one opens.
-    pub(super) fn split(&self) -> Self {
-        let clone = self.clone();
-        let opened: *const Opened<T> = self.opened();
-        // SAFETY: from `Arc::into_raw`, and `self` has a reference.
-        unsafe { Arc::increment_strong_count(opened) };
-        Striped { lane: Arc::clone(&clone.lane), opened: AtomicPtr::new(opened.cast_mut()) }
+impl<T> Lane<T> {
+    fn new(value: T, index: u32, reach: u32) -> Arc<Self> {
+        Arc::new(Lane { value, index, reach, opened: AtomicPtr::new(ptr::null_mut()) })
     }
 }
 
 impl<T: Clone> Clone for Striped<T> {
     #[inline]
     fn clone(&self) -> Self {
-        let index = lane_of_this_thread();
-        if self.lane.index == index {
-            return Self::on(Arc::clone(&self.lane));
+        self.clone_on(lane_of_this_thread())
+    }
+}
+
+impl<T: Clone> Striped<T> {
+    /// A handle that counts on lane `index`, if that is in reach.
+    #[inline]
+    fn clone_on(&self, index: u32) -> Self {
+        if self.0.index == index || self.0.reach == 0 {
+            return Striped(Arc::clone(&self.0));
         }
-        let slot = &self.opened().0[index];
-        let lane: *const Lane<T> = made_once(slot, || Arc::new(Lane { index, value: self.lane.value.clone() }));
-        // SAFETY: from `Arc::into_raw`, and the slot has a reference for as long as `self` does.
+        let opened = made_once(&self.0.opened, Opened::new);
+        let slot = &opened.0[index as usize];
+        let lane: *const Lane<T> = made_once(slot, || Lane::new(self.0.value.clone(), index, self.0.reach - 1));
+        // SAFETY: from `Arc::into_raw`, and the slot has a reference for as long as our lane lives.
         unsafe {
             Arc::increment_strong_count(lane);
-            Self::on(Arc::from_raw(lane))
-        }
-    }
-}
-
-/// What is in `slot`, made by whoever comes first. Those who come at the same time make one for nothing.
-fn made_once<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Arc<V>) -> &V {
-    // Acquire pairs with the Release of the exchange: what is there is complete.
-    let mut known = slot.load(Ordering::Acquire);
-    if known.is_null() {
-        let mine = Arc::into_raw(make()).cast_mut();
-        known = match slot.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => mine,
-            Err(other) => {
-                // SAFETY: from `into_raw` above, and nobody else has it.
-                drop(unsafe { Arc::from_raw(mine) });
-                other
-            }
-        };
-    }
-    // SAFETY: a slot that is not null holds a reference until its owner, who is borrowed, is dropped.
-    unsafe { &*known }
-}
-
-impl<T> Drop for Striped<T> {
-    #[inline]
-    fn drop(&mut self) {
-        let opened = *self.opened.get_mut();
-        if !opened.is_null() {
-            // SAFETY: from `into_raw`; this is the handle's reference.
-            drop(unsafe { Arc::from_raw(opened) });
-        }
-    }
-}
-
-impl<T> Drop for Opened<T> {
-    fn drop(&mut self) {
-        for slot in &mut self.0 {
-            let lane = *slot.get_mut();
-            if !lane.is_null() {
-                // SAFETY: from `into_raw`; this is the slot's reference.
-                drop(unsafe { Arc::from_raw(lane) });
-            }
+            Striped(Arc::from_raw(lane))
         }
     }
 }
@@ -129,18 +88,68 @@ impl<T> Deref for Striped<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.lane.value
+        &self.0.value
+    }
+}
+
+impl<T> Opened<T> {
+    fn new() -> Arc<Self> {
+        Arc::new(Opened([const { AtomicPtr::new(ptr::null_mut()) }; LANES]))
+    }
+}
+
+/// What is in `slot`, made by whoever comes first. Those who come at the same time make one for nothing.
+#[inline]
+fn made_once<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Arc<V>) -> &V {
+    // Acquire pairs with the Release of the exchange in `fill`: what is there is complete.
+    let known = slot.load(Ordering::Acquire);
+    let known = if known.is_null() { fill(slot, make) } else { known };
+    // SAFETY: a slot that is not null holds a reference until its owner, who is borrowed, is dropped.
+    unsafe { &*known }
+}
+
+#[cold]
+fn fill<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Arc<V>) -> *mut V {
+    let mine = Arc::into_raw(make()).cast_mut();
+    match slot.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => mine,
+        Err(other) => {
+            // SAFETY: from `into_raw` above, and nobody else has it.
+            drop(unsafe { Arc::from_raw(mine) });
+            other
+        }
+    }
+}
+
+impl<T> Drop for Lane<T> {
+    fn drop(&mut self) {
+        release(&mut self.opened);
+    }
+}
+
+impl<T> Drop for Opened<T> {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(release);
+    }
+}
+
+/// Drops the reference that `slot` holds, if any.
+fn release<V>(slot: &mut AtomicPtr<V>) {
+    let held = *slot.get_mut();
+    if !held.is_null() {
+        // SAFETY: from `into_raw`; this is the slot's reference, and its owner is being dropped.
+        drop(unsafe { Arc::from_raw(held) });
     }
 }
 
 /// Which lane: a hash of where the stack is.
 #[inline]
-fn lane_of_this_thread() -> usize {
+fn lane_of_this_thread() -> u32 {
     let here = 0_u8;
     // Without the hint the variable, and with it the address, would be whatever the optimiser likes.
     let region = hint::black_box(&raw const here).addr() as u64 >> 18;
     // The upper bits of a product depend on all bits of its factors.
-    (region.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - LANES.trailing_zeros())) as usize
+    (region.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - LANES.trailing_zeros())) as u32
 }
 
 #[cfg(test)]
@@ -178,7 +187,7 @@ mod tests {
     fn threads_far_apart_take_lanes_of_their_own() {
         let value = Striped::new(());
         let lanes = thread::scope(|scope| {
-            let threads: Vec<_> = (0..64).map(|_| scope.spawn(|| value.clone().lane.index)).collect();
+            let threads: Vec<_> = (0..64).map(|_| scope.spawn(|| value.clone().0.index)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
         });
         assert!(lanes.len() > 8, "64 stacks fell on {lanes:?}");
@@ -188,20 +197,40 @@ mod tests {
     fn a_clone_on_the_same_lane_opens_none() {
         let value = Striped::new(());
         let clone = value.clone();
-        assert!(Arc::ptr_eq(&value.lane, &clone.lane));
-        assert!(value.opened.load(Ordering::SeqCst).is_null());
+        assert!(Arc::ptr_eq(&value.0, &clone.0));
+        assert!(value.0.opened.load(Ordering::SeqCst).is_null());
     }
 
     #[test]
-    fn handles_split_off_one_share_the_lanes_that_are_opened() {
+    fn handles_on_one_lane_share_the_lanes_that_are_opened() {
         let value = Striped::new(());
-        let splits: Vec<_> = (0..1000).map(|_| value.split()).collect();
+        let handles: Vec<_> = (0..1000).map(|_| value.clone()).collect();
         let lanes = thread::scope(|scope| {
-            let body = || splits.iter().map(|split| Arc::as_ptr(&split.clone().lane) as usize).collect::<Vec<_>>();
+            let body = || handles.iter().map(|handle| Arc::as_ptr(&handle.clone().0) as usize).collect::<Vec<_>>();
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(body)).collect();
             let all = threads.into_iter().flat_map(|thread| thread.join().unwrap());
             all.collect::<std::collections::BTreeSet<_>>().len()
         });
         assert!(lanes <= 8, "8 threads counted on {lanes} lanes");
+    }
+
+    #[test]
+    fn a_handle_passed_from_lane_to_lane_opens_few() {
+        for newest_first in [true, false] {
+            let value = Arc::new(());
+            let mut handles = vec![Striped::new(Arc::clone(&value))];
+            for i in 0..100_000 {
+                let next = handles[i].clone_on(i as u32 % 2);
+                handles.push(next);
+            }
+            // One of the lanes may be the one that the first handle is on.
+            let lanes = Arc::strong_count(&value) - 1;
+            assert!((2..=1 + REACH as usize).contains(&lanes), "{lanes} lanes");
+            if newest_first {
+                handles.reverse();
+            }
+            drop(handles);
+            assert_eq!(Arc::strong_count(&value), 1);
+        }
     }
 }
