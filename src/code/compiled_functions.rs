@@ -182,7 +182,8 @@ impl CompiledFunctionsTable {
     pub fn by_offset(&self, offset: u32) -> Option<Function<'_>> {
         let index = rank(&self.starts, offset).checked_sub(1)?;
         let function = self.get_at(index)?;
-        function.range.contains(&offset).then_some(function)
+        // It starts at the offset or before.
+        (offset < function.range.end).then_some(function)
     }
 
     /// The function that `key` names.
@@ -232,7 +233,8 @@ impl CompiledFunctionsTable {
         let start = *self.starts.get(place)?;
         let range = start..start.checked_add(*self.lens.get(place)?)?;
         let key = self.keys.get(place)?;
-        Some(Function { index: u32::try_from(place).ok()?, key, range, names: &self.names })
+        // There are no more functions than bytes of text, and those are numbered with 32 bits.
+        Some(Function { index: place as u32, key, range, names: &self.names })
     }
 }
 

@@ -1,34 +1,86 @@
 //! The search of a sorted column.
 
-/// Probes of one step. They do not wait for each other, so that a step takes little longer than one of a binary search
-/// and leaves an eighth instead of a half.
-const PROBES: usize = 7;
-const WAYS: usize = PROBES + 1;
+/// Numbers that are compared at once in the end, with vectors where there are any.
+const LAST: usize = 16;
 
 /// How many numbers of `sorted`, which ascends, are `key` or less.
 ///
 /// O(log n), without a branch that depends on the numbers.
 #[inline]
 pub(super) fn rank(sorted: &[u32], key: u32) -> usize {
-    // All numbers before `base` are `key` or less, none from `base + left` on is.
-    let (mut base, mut left) = (0, sorted.len());
-    while left > WAYS {
-        let step = left / WAYS;
-        let Some(window) = sorted.get(base..base + left) else { break };
+    let mut window = Window { sorted, base: 0, left: sorted.len() };
+    while window.left > 4 * LAST {
+        window.narrow::<7>(key);
+    }
+    if window.left > LAST {
+        window.narrow::<3>(key);
+    }
+    // What the sixteen have before the window is not above the key, and what they have beyond it is.
+    let first = window.base.min(sorted.len().saturating_sub(LAST));
+    match sorted.get(first..).and_then(|rest| rest.first_chunk()) {
+        Some(sixteen) => first + rank_in_sixteen(sixteen, key),
+        None => sorted.iter().filter(|number| **number <= key).count(),
+    }
+}
+
+/// Numbers `base..base + left` of `sorted`. All before them are not above the key, all behind them are.
+struct Window<'s> {
+    sorted: &'s [u32],
+    base: usize,
+    left: usize,
+}
+
+impl Window<'_> {
+    /// Leaves a part of `PROBES` + 1, rounded up. At least nine numbers have to be there.
+    ///
+    /// The probes do not wait for each other, so that a step takes little longer than one of a binary search.
+    #[inline]
+    fn narrow<const PROBES: usize>(&mut self, key: u32) {
+        let step = self.left.div_ceil(PROBES + 1);
+        let Some(window) = self.sorted.get(self.base..self.base + self.left).filter(|_| PROBES * step <= self.left)
+        else {
+            self.left = 0;
+            return;
+        };
         let mut below = 0;
         for probe in 1..=PROBES {
-            below += usize::from(window[probe * step - 1] <= key);
+            // SAFETY: at most `PROBES * step - 1`, which is inside of the window.
+            below += usize::from(unsafe { *window.get_unchecked(probe * step - 1) } <= key);
         }
-        base += below * step;
-        // Between the last probe that was below and the first that was not; or behind the last probe.
-        left = if below == PROBES { left - PROBES * step } else { step - 1 };
+        self.base += below * step;
+        // Between the last probe that was not above and the first that was; or behind the last probe.
+        self.left = if below == PROBES { self.left - PROBES * step } else { step - 1 };
     }
-    let below = match sorted.get(base..).and_then(|rest| rest.first_chunk::<WAYS>()) {
-        // What is there beyond `left` is above `key`, and not counted.
-        Some(chunk) => chunk.iter().map(|&number| u32::from(number <= key)).sum::<u32>() as usize,
-        None => sorted.iter().skip(base).filter(|number| **number <= key).count(),
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn rank_in_sixteen(sixteen: &[u32; LAST], key: u32) -> usize {
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpgt_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+        _mm_xor_si128,
     };
-    base + below
+    // SAFETY: SSE2 is part of x86-64, and the four loads of four numbers are the sixteen numbers.
+    let above = unsafe {
+        // It compares signed numbers only.
+        let shift = _mm_set1_epi32(i32::MIN);
+        let key = _mm_xor_si128(_mm_set1_epi32(key as i32), shift);
+        let four = |at: usize| {
+            let numbers = _mm_loadu_si128(sixteen.as_ptr().cast::<__m128i>().add(at));
+            _mm_cmpgt_epi32(_mm_xor_si128(numbers, shift), key)
+        };
+        let (low, high) = (_mm_packs_epi32(four(0), four(1)), _mm_packs_epi32(four(2), four(3)));
+        _mm_movemask_epi8(_mm_packs_epi16(low, high)) as u32
+    };
+    // They ascend; a seventeenth would be above.
+    (above | 1 << LAST).trailing_zeros() as usize
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn rank_in_sixteen(sixteen: &[u32; LAST], key: u32) -> usize {
+    // Becomes vector code where there are vectors.
+    sixteen.iter().map(|number| u32::from(*number <= key)).sum::<u32>() as usize
 }
 
 #[cfg(test)]
