@@ -185,7 +185,7 @@ impl ModuleRegistry {
     ) -> Result<u32, BreakpointError> {
         let not_set = BreakpointError::NotSet { module, function, offset };
         // What was never asked for needs no memory.
-        let Some(many) = self.many.first_mut() else { return Err(not_set) };
+        let Some(many) = self.held_many() else { return Err(not_set) };
         let Ok(at) = many.breakpoints.find(Key { module, function, offset }) else { return Err(not_set) };
         let Asked { patch, count, .. } = many.breakpoints.asked[at];
         if count > 1 {

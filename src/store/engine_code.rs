@@ -8,6 +8,7 @@ use super::engine::{Engine, EngineId, SignatureId, unique_ids};
 use super::error::LoadError;
 use super::module::{CompiledModuleId, Module};
 use super::pc::EngineCodePc;
+use super::store_code::StoreCode;
 use super::striped::Striped;
 use crate::code::{
     CodeMemory, CodeRegistration, CompiledFunctionsTable, FunctionKey, Patch, ReclaimCode, SignatureIndex,
@@ -40,14 +41,23 @@ use crate::code::{
 pub struct EngineCode(Striped<Handle>);
 
 /// What a store needs at once when it registers or looks up, in one cache line of the lane; and the rest.
-#[derive(Clone)]
 struct Handle {
     engine: EngineId,
     /// Names the image; those that follow name its modules.
     id: CompiledModuleId,
-    text: Range<EngineCodePc>,
+    /// The text, for all stores that have no copy.
+    shared: StoreCode,
     memory: Arc<CodeMemory>,
     loaded: Arc<Loaded>,
+}
+
+/// For another lane.
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        let Handle { engine, id, ref memory, ref loaded, .. } = *self;
+        let shared = StoreCode::shared(memory.text_range());
+        Handle { engine, id, shared, memory: Arc::clone(memory), loaded: Arc::clone(loaded) }
+    }
 }
 
 struct Loaded {
@@ -94,7 +104,7 @@ impl EngineCode {
             Ok(registration) => Ok(EngineCode(Striped::new(Handle {
                 engine: engine.id(),
                 id: CompiledModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
-                text: EngineCodePc::range(memory.text_range()),
+                shared: StoreCode::shared(memory.text_range()),
                 memory: Arc::clone(&memory),
                 loaded: Arc::new(Loaded {
                     registration,
@@ -141,7 +151,14 @@ impl EngineCode {
     #[inline]
     #[must_use]
     pub fn text_range(&self) -> Range<EngineCodePc> {
-        self.0.text.clone()
+        let text = self.0.shared.text_range();
+        EngineCodePc::range(text.start.as_usize()..text.end.as_usize())
+    }
+
+    /// The text as every store executes it that has no copy.
+    #[inline]
+    pub(super) fn shared(&self) -> &StoreCode {
+        &self.0.shared
     }
 
     /// The modules compiled into this image, by static index.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::module::Module;
-use crate::code::{DefinedFunctionIndex, Function, FunctionKey};
+use crate::code::{DefinedFunctionIndex, Function};
 
 /// A frame of a guest function: where in which function of which module.
 #[derive(Clone, Debug)]
@@ -15,15 +15,15 @@ pub struct FrameInfo<'s> {
 }
 
 impl<'s> FrameInfo<'s> {
-    /// `None` if `function`, one of the image of `module`, is no function that the module defines.
+    /// `function` is the one that `module` defines at `index`.
     #[inline]
-    pub(super) fn new(module: &'s Module, function: Function<'s>, text_offset: u32) -> Option<Self> {
-        match function.key() {
-            FunctionKey::Defined { module: owner, function: index } if owner == module.static_index() => {
-                Some(FrameInfo { module, function, index, text_offset })
-            }
-            _ => None,
-        }
+    pub(super) fn new(
+        module: &'s Module,
+        function: Function<'s>,
+        index: DefinedFunctionIndex,
+        text_offset: u32,
+    ) -> Self {
+        FrameInfo { module, function, index, text_offset }
     }
 
     /// The module that defines the function.

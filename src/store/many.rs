@@ -1,16 +1,26 @@
-//! A store's images and modules, found by hashes of their names and bases.
+//! A store's images and modules: looked through while they are few, and then found by hashes of their names and bases.
+
+use std::ops::Range;
 
 use super::breakpoints::Breakpoints;
 use super::engine::SignatureId;
 use super::engine_code::EngineCode;
 use super::error::StoreError;
+use super::frame::FrameInfo;
 use super::id_map::IdMap;
 #[cfg(feature = "components")]
 use super::module::Component;
 use super::module::{CompiledModuleId, Module};
 use super::pc::StoreCodePc;
-use super::store_code::StoreCode;
-use crate::code::start_of_code;
+use super::store_code::{ModuleWithCode, StoreCode};
+use crate::code::{Function, FunctionKey, StaticModuleIndex, start_of_code};
+
+/// As many images, and as many modules, are looked through one by one: that takes no longer than to find one by its
+/// hash, and no maps have to be made.
+const FEW: usize = 16;
+
+/// Places that the first allocation of a list has.
+const FIRST: usize = 8;
 
 /// What a registry holds as soon as it is more than one module.
 ///
@@ -18,18 +28,24 @@ use crate::code::start_of_code;
 pub(super) struct Many {
     images: Vec<Image>,
     /// In the order of their registration.
-    modules: Vec<Module>,
+    modules: Vec<(CompiledModuleId, Module)>,
+    // All of `images` if they are more than a few, and nothing before.
     by_base: IdMap<StoreCodePc, usize>,
     by_image: IdMap<CompiledModuleId, usize>,
-    by_module: IdMap<CompiledModuleId, usize>,
     /// The first image that has a trampoline for the signature.
     by_signature: IdMap<SignatureId, usize>,
+    /// All of `modules` if they are more than a few, and nothing before.
+    by_module: IdMap<CompiledModuleId, usize>,
     pub(super) breakpoints: Breakpoints,
 }
 
 /// An image that the store executes code of.
 struct Image {
-    code: StoreCode,
+    id: CompiledModuleId,
+    /// Where the store executes it.
+    text: Range<StoreCodePc>,
+    /// The store's own copy, if it executes one.
+    private: Option<StoreCode>,
     owner: Owner,
 }
 
@@ -46,6 +62,35 @@ enum Owner {
 pub(super) struct ImageRef<'s> {
     pub(super) code: &'s StoreCode,
     pub(super) engine_code: &'s EngineCode,
+}
+
+impl<'s> ImageRef<'s> {
+    /// For a store that executes the engine's code.
+    #[inline]
+    pub(super) fn shared(engine_code: &'s EngineCode) -> Self {
+        ImageRef { code: engine_code.shared(), engine_code }
+    }
+
+    /// The function that `pc` lies in, and the offset of `pc` in the text.
+    #[inline]
+    pub(super) fn function(self, pc: usize) -> Option<(Function<'s>, u32)> {
+        let offset = StoreCodePc::new(pc).offset_in(&self.code.text_range())?;
+        let offset = u32::try_from(offset).ok()?;
+        Some((self.engine_code.functions().by_offset(offset)?, offset))
+    }
+
+    /// The frame of guest code that is at `pc`; `module` knows the modules of the image that are registered.
+    #[inline]
+    pub(super) fn frame(
+        self,
+        pc: usize,
+        module: impl FnOnce(StaticModuleIndex) -> Option<&'s Module>,
+    ) -> Option<(FrameInfo<'s>, ModuleWithCode<'s>)> {
+        let (function, offset) = self.function(pc)?;
+        let FunctionKey::Defined { module: owner, function: index } = function.key() else { return None };
+        let module = module(owner)?;
+        Some((FrameInfo::new(module, function, index, offset), ModuleWithCode::new(module, self.code)))
+    }
 }
 
 /// There was no memory.
@@ -65,44 +110,43 @@ impl Many {
             modules: Vec::new(),
             by_base: IdMap::default(),
             by_image: IdMap::default(),
-            by_module: IdMap::default(),
             by_signature: IdMap::default(),
+            by_module: IdMap::default(),
             breakpoints: Breakpoints::new(),
         }
     }
 
-    /// Registers `module` with the code that the store has for its image already; [reserved](Self::reserve) for.
-    pub(super) fn adopt(&mut self, code: StoreCode, module: Module) {
-        self.note_image(module.engine_code(), &code);
-        self.images.push(Image { code, owner: Owner::Module(self.modules.len()) });
-        self.push_module(module);
+    /// Registers `module`, which is executed where the engine has it; [reserved](Self::reserve) for.
+    pub(super) fn adopt(&mut self, module: Module) {
+        let slot = self.push_module(module);
+        self.push_image(None, Owner::Module(slot));
     }
 
     /// As [`ModuleRegistry::register_module`](super::registry::ModuleRegistry::register_module).
     pub(super) fn register_module(&mut self, module: Module, private: bool) -> Result<(), StoreError> {
-        let known = self.module(module.id()).is_some();
         let code = module.engine_code();
-        match self.by_image.get(&code.id()) {
-            Some(&slot) => {
-                if !known {
-                    self.reserve_module().map_err(|NoMemory| no_memory(code))?;
-                }
-                let code = &mut self.images[slot].code;
-                let applied = if known {
-                    self.breakpoints.apply(code, &module)
-                } else {
-                    // An earlier attempt may have left something behind that was not taken back.
-                    self.breakpoints.apply_all(code, &module)
-                };
-                applied.map_err(StoreError::Patch)?;
+        let Some(slot) = self.image_slot(code.id()) else {
+            self.reserve(code).map_err(|NoMemory| no_memory(code))?;
+            let mut copy = if private { StoreCode::copy(code)? } else { None };
+            if let Some(copy) = &mut copy {
+                self.breakpoints.apply(copy, &module).map_err(StoreError::Patch)?;
             }
-            None => {
-                self.reserve(code).map_err(|NoMemory| no_memory(code))?;
-                let mut store_code = StoreCode::new(code, private)?;
-                self.breakpoints.apply(&mut store_code, &module).map_err(StoreError::Patch)?;
-                self.note_image(code, &store_code);
-                self.images.push(Image { code: store_code, owner: Owner::Module(self.modules.len()) });
-            }
+            let slot = self.push_module(module);
+            self.push_image(copy, Owner::Module(slot));
+            return Ok(());
+        };
+        let known = self.module(module.id()).is_some();
+        if !known {
+            self.reserve_module().map_err(|NoMemory| no_memory(code))?;
+        }
+        if let Some(copy) = &mut self.images[slot].private {
+            let applied = if known {
+                self.breakpoints.apply(copy, &module)
+            } else {
+                // An earlier attempt may have left something behind that was not taken back.
+                self.breakpoints.apply_all(copy, &module)
+            };
+            applied.map_err(StoreError::Patch)?;
         }
         if !known {
             self.push_module(module);
@@ -114,109 +158,179 @@ impl Many {
     #[cfg(feature = "components")]
     pub(super) fn register_component(&mut self, component: Component, private: bool) -> Result<(), StoreError> {
         let code = component.engine_code();
-        if !self.by_image.contains_key(&code.id()) {
+        if self.image_slot(code.id()).is_none() {
             self.reserve(code).map_err(|NoMemory| no_memory(code))?;
-            let store_code = StoreCode::new(code, private)?;
-            self.note_image(code, &store_code);
-            self.images.push(Image { code: store_code, owner: Owner::Component(component) });
+            let copy = if private { StoreCode::copy(code)? } else { None };
+            self.push_image(copy, Owner::Component(component));
         }
         Ok(())
     }
 
     /// Makes room for an image and one module of it.
     pub(super) fn reserve(&mut self, code: &EngineCode) -> Result<(), NoMemory> {
-        self.images.try_reserve(1)?;
-        self.by_base.try_reserve(1)?;
-        self.by_image.try_reserve(1)?;
-        self.by_signature.try_reserve(code.wasm_to_array_signatures().len())?;
+        let images = self.images.len() + 1;
+        self.images.try_reserve(if self.images.is_empty() { FIRST } else { 1 })?;
+        if images > FEW {
+            self.by_base.try_reserve(images - self.by_base.len())?;
+            self.by_image.try_reserve(images - self.by_image.len())?;
+            let earlier = self.images[unnoted(images).start..].iter();
+            let codes = earlier.map(|image| image.owner.engine_code(&self.modules)).chain([code]);
+            self.by_signature.try_reserve(codes.map(|code| code.wasm_to_array_signatures().len()).sum())?;
+        }
         self.reserve_module()
     }
 
     fn reserve_module(&mut self) -> Result<(), NoMemory> {
-        self.by_module.try_reserve(1)?;
-        Ok(self.modules.try_reserve(1)?)
+        let modules = self.modules.len() + 1;
+        self.modules.try_reserve(if self.modules.is_empty() { FIRST } else { 1 })?;
+        if modules > FEW {
+            self.by_module.try_reserve(modules - self.by_module.len())?;
+        }
+        Ok(())
     }
 
-    /// Notes where the next image will be found. There is room.
-    fn note_image(&mut self, engine_code: &EngineCode, code: &StoreCode) {
-        let slot = self.images.len();
-        self.by_image.insert(engine_code.id(), slot);
-        if let Some(base) = code.base() {
-            self.by_base.insert(base, slot);
+    /// There is room.
+    fn push_image(&mut self, private: Option<StoreCode>, owner: Owner) {
+        let code = owner.engine_code(&self.modules);
+        let (id, text) = (code.id(), private.as_ref().unwrap_or(code.shared()).text_range());
+        self.images.push(Image { id, text, private, owner });
+        unnoted(self.images.len()).for_each(|slot| self.note_image(slot));
+    }
+
+    fn note_image(&mut self, slot: usize) {
+        let image = &self.images[slot];
+        self.by_image.insert(image.id, slot);
+        if !image.text.is_empty() {
+            self.by_base.insert(image.text.start, slot);
         }
-        for signature in engine_code.wasm_to_array_signatures() {
+        for signature in image.owner.engine_code(&self.modules).wasm_to_array_signatures() {
             self.by_signature.entry(signature).or_insert(slot);
         }
     }
 
-    /// There is room.
-    fn push_module(&mut self, module: Module) {
-        self.by_module.insert(module.id(), self.modules.len());
-        self.modules.push(module);
+    /// There is room. Returns the module's place.
+    fn push_module(&mut self, module: Module) -> usize {
+        let slot = self.modules.len();
+        self.modules.push((module.id(), module));
+        for slot in unnoted(self.modules.len()) {
+            self.by_module.insert(self.modules[slot].0, slot);
+        }
+        slot
     }
 
-    pub(super) fn modules(&self) -> &[Module] {
-        &self.modules
+    pub(super) fn modules(&self) -> impl Iterator<Item = &Module> + '_ {
+        self.modules.iter().map(|(_, module)| module)
     }
 
     pub(super) fn module(&self, id: CompiledModuleId) -> Option<&Module> {
-        self.modules.get(*self.by_module.get(&id)?)
+        Some(&self.modules.get(self.module_slot(id)?)?.1)
     }
 
-    fn image_at(&self, slot: usize) -> Option<ImageRef<'_>> {
-        let image = self.images.get(slot)?;
-        let engine_code = match &image.owner {
-            Owner::Module(at) => self.modules.get(*at)?.engine_code(),
-            #[cfg(feature = "components")]
-            Owner::Component(component) => component.engine_code(),
-        };
-        Some(ImageRef { code: &image.code, engine_code })
+    fn module_slot(&self, id: CompiledModuleId) -> Option<usize> {
+        if self.modules.len() > FEW {
+            return self.by_module.get(&id).copied();
+        }
+        self.modules.iter().position(|(known, _)| *known == id)
+    }
+
+    fn image_slot(&self, id: CompiledModuleId) -> Option<usize> {
+        if self.images.len() > FEW {
+            return self.by_image.get(&id).copied();
+        }
+        self.images.iter().position(|image| image.id == id)
+    }
+
+    fn image_ref<'s>(&'s self, image: &'s Image) -> ImageRef<'s> {
+        let engine_code = image.owner.engine_code(&self.modules);
+        ImageRef { code: image.private.as_ref().unwrap_or(engine_code.shared()), engine_code }
     }
 
     pub(super) fn image(&self, id: CompiledModuleId) -> Option<ImageRef<'_>> {
-        self.image_at(*self.by_image.get(&id)?)
+        Some(self.image_ref(self.images.get(self.image_slot(id)?)?))
     }
 
-    pub(super) fn image_by_pc(&self, pc: StoreCodePc) -> Option<ImageRef<'_>> {
-        // All code is in the process-wide registry for as long as it is in this one.
-        let base = StoreCodePc::new(start_of_code(pc.as_usize())?);
-        self.image_at(*self.by_base.get(&base)?)
+    pub(super) fn image_by_pc(&self, pc: usize) -> Option<ImageRef<'_>> {
+        let image = if self.images.len() > FEW {
+            // All code is in the process-wide registry for as long as it is in this one.
+            self.images.get(*self.by_base.get(&StoreCodePc::new(start_of_code(pc)?))?)
+        } else {
+            self.images.iter().find(|image| image.text.contains(&StoreCodePc::new(pc)))
+        };
+        Some(self.image_ref(image?))
+    }
+
+    /// As [`ModuleRegistry::lookup_frame_info`](super::registry::ModuleRegistry::lookup_frame_info).
+    pub(super) fn frame(&self, pc: usize) -> Option<(FrameInfo<'_>, ModuleWithCode<'_>)> {
+        let image = self.image_by_pc(pc)?;
+        image.frame(pc, |index| self.module(image.engine_code.id().module(index)))
     }
 
     pub(super) fn image_by_signature(&self, signature: SignatureId) -> Option<ImageRef<'_>> {
-        self.image_at(*self.by_signature.get(&signature)?)
+        if self.images.len() > FEW {
+            return Some(self.image_ref(self.images.get(*self.by_signature.get(&signature)?)?));
+        }
+        let mut images = self.images.iter().map(|image| self.image_ref(image));
+        images.find(|image| image.engine_code.wasm_to_array_offset(signature).is_some())
     }
 
-    pub(super) fn code_by_base(&mut self, base: StoreCodePc) -> Option<&mut StoreCode> {
-        Some(&mut self.images.get_mut(*self.by_base.get(&base)?)?.code)
+    /// The store's own copy of an image, if the code that begins at `base` is one.
+    pub(super) fn copy_by_base(&mut self, base: StoreCodePc) -> Option<&mut StoreCode> {
+        let slot = if self.images.len() > FEW {
+            *self.by_base.get(&base)?
+        } else {
+            self.images.iter().position(|image| !image.text.is_empty() && image.text.start == base)?
+        };
+        self.images.get_mut(slot)?.private.as_mut()
     }
 
     /// The code of every image.
     pub(super) fn codes(&self) -> impl Iterator<Item = &StoreCode> {
-        self.images.iter().map(|image| &image.code)
+        self.images.iter().map(|image| self.image_ref(image).code)
     }
 
-    /// The module `id` and the store's code for it, if it is registered.
+    /// The module `id`, if it is registered, and the copy that the store executes.
     #[cfg(feature = "breakpoints")]
     pub(super) fn registered(&mut self, id: CompiledModuleId) -> Option<(&Module, &mut StoreCode)> {
-        let module = self.modules.get(*self.by_module.get(&id)?)?;
-        let slot = *self.by_image.get(&module.engine_code().id())?;
-        Some((module, &mut self.images.get_mut(slot)?.code))
+        let at = self.module_slot(id)?;
+        let slot = self.image_slot(self.modules.get(at)?.1.engine_code().id())?;
+        Some((&self.modules.get(at)?.1, self.images.get_mut(slot)?.private.as_mut()?))
     }
 
-    /// Calls `f` with every module, and the store's code for it, until it fails.
+    /// Calls `f` with every module that the store executes a copy of, and the copy, until it fails.
     #[cfg(feature = "breakpoints")]
     pub(super) fn for_each_registered<E>(
         &mut self,
         mut f: impl FnMut(&Module, &mut StoreCode, &Breakpoints) -> Result<(), E>,
     ) -> Result<(), E> {
-        for module in &self.modules {
-            let slot = self.by_image.get(&module.engine_code().id());
-            if let Some(image) = slot.and_then(|slot| self.images.get_mut(*slot)) {
-                f(module, &mut image.code, &self.breakpoints)?;
+        for at in 0..self.modules.len() {
+            let slot = self.image_slot(self.modules[at].1.engine_code().id());
+            let image = slot.and_then(|slot| self.images.get_mut(slot));
+            if let Some(copy) = image.and_then(|image| image.private.as_mut()) {
+                f(&self.modules[at].1, copy, &self.breakpoints)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Owner {
+    /// `modules` are those of the store.
+    fn engine_code<'s>(&'s self, modules: &'s [(CompiledModuleId, Module)]) -> &'s EngineCode {
+        match self {
+            Owner::Module(slot) => modules[*slot].1.engine_code(),
+            #[cfg(feature = "components")]
+            Owner::Component(component) => component.engine_code(),
+        }
+    }
+}
+
+/// The places that the maps do not have yet, of a list that has just grown to `len`.
+fn unnoted(len: usize) -> Range<usize> {
+    match len {
+        ..=FEW => 0..0,
+        // The first time.
+        _ if len == FEW + 1 => 0..len,
+        _ => len - 1..len,
     }
 }
 

@@ -11,30 +11,35 @@ macro_rules! pc {
 
         impl $name {
             /// The address `pc` as one of this kind.
+            #[inline]
             #[must_use]
             pub const fn new(pc: usize) -> Self {
                 Self(pc)
             }
 
             /// The absolute address.
+            #[inline]
             #[must_use]
             pub const fn as_usize(self) -> usize {
                 self.0
             }
 
             /// How many bytes this is behind the start of `range`, if it lies in it; the range's end is exclusive.
+            #[inline]
             #[must_use]
             pub fn offset_in(self, range: &Range<Self>) -> Option<usize> {
                 range.contains(&self).then(|| self.0.wrapping_sub(range.start.0))
             }
 
             /// The address `offset` bytes further on, if it lies in `range`, whose end is exclusive.
+            #[inline]
             #[must_use]
             pub fn at(range: &Range<Self>, offset: usize) -> Option<Self> {
                 let pc = Self(range.start.0.checked_add(offset)?);
                 range.contains(&pc).then_some(pc)
             }
 
+            #[inline]
             pub(crate) fn range(range: Range<usize>) -> Range<Self> {
                 Self(range.start)..Self(range.end)
             }

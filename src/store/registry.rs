@@ -1,6 +1,7 @@
 //! One store's map from pc to its modules.
 
 use std::fmt;
+use std::mem;
 
 use super::engine::{Engine, EngineId, SignatureId};
 use super::engine_code::EngineCode;
@@ -13,7 +14,7 @@ use super::module::{CompiledModuleId, Module};
 use super::pc::StoreCodePc;
 use super::store_code::{ModuleWithCode, StoreCode, StoreCodeMut};
 use crate::backtrace::Backtrace;
-use crate::code::{Function, FunctionKey, StaticModuleIndex};
+use crate::code::{FunctionKey, StaticModuleIndex};
 use crate::handler::trap_code::TrapCode;
 use crate::handler::walk::PcKind;
 
@@ -58,16 +59,17 @@ use crate::handler::walk::PcKind;
 pub struct ModuleRegistry {
     engine: EngineId,
     private_code: bool,
-    // All that is registered is in one of these.
-    solo: Option<Solo>,
-    /// At most one: a box whose allocation may fail.
-    pub(super) many: Vec<Many>,
+    held: Held,
 }
 
-/// One module, executed where the engine has it, and nothing else: what most stores hold.
-struct Solo {
-    code: StoreCode,
-    module: Module,
+/// All that is registered. The tag has a byte of its own, which is looked at more quickly than what the fields leave free.
+#[repr(u8)]
+enum Held {
+    Nothing,
+    /// One module, executed where the engine has it, and nothing else: what most stores hold.
+    Solo(Module),
+    /// One: a box whose allocation may fail.
+    Many(Vec<Many>),
 }
 
 /// Names a module in a store that it was registered in.
@@ -99,7 +101,7 @@ impl ModuleRegistry {
 
     #[inline]
     fn with_code(engine: &Engine, private_code: bool) -> Self {
-        ModuleRegistry { engine: engine.id(), private_code, solo: None, many: Vec::new() }
+        ModuleRegistry { engine: engine.id(), private_code, held: Held::Nothing }
     }
 
     /// The engine whose code this store executes.
@@ -127,19 +129,23 @@ impl ModuleRegistry {
     /// fixed size, and aborts if there is no memory for it.
     #[inline]
     pub fn register_module(&mut self, module: Module) -> Result<RegisteredModuleId, StoreError> {
-        let code = module.engine_code();
-        self.check_engine(code)?;
         let id = RegisteredModuleId(module.id());
-        if self.is_empty() && !self.private_code {
-            self.solo = Some(Solo { code: StoreCode::shared(code), module });
-            return Ok(id);
+        match self.held {
+            Held::Nothing if !self.private_code && module.engine_code().engine_id() == self.engine => {
+                // Nothing was held, and nothing is dropped.
+                mem::forget(mem::replace(&mut self.held, Held::Solo(module)));
+            }
+            _ => self.register_another(module)?,
         }
-        self.register_another(module).map(|()| id)
+        Ok(id)
     }
 
     #[inline(never)]
     fn register_another(&mut self, module: Module) -> Result<(), StoreError> {
-        if self.solo.as_ref().is_some_and(|solo| solo.module.id() == module.id()) {
+        self.check_engine(module.engine_code())?;
+        if let Held::Solo(solo) = &self.held
+            && solo.id() == module.id()
+        {
             return Ok(());
         }
         let private = self.private_code;
@@ -176,16 +182,15 @@ impl ModuleRegistry {
     /// O(1).
     #[must_use]
     pub fn module_by_compiled_id(&self, id: CompiledModuleId) -> Option<&Module> {
-        match &self.solo {
-            Some(solo) => (solo.module.id() == id).then_some(&solo.module),
-            None => self.many()?.module(id),
+        match &self.held {
+            Held::Solo(solo) => (solo.id() == id).then_some(solo),
+            _ => self.many()?.module(id),
         }
     }
 
     /// All registered modules, in the order of their registration.
     pub fn all_modules(&self) -> impl Iterator<Item = &Module> + '_ {
-        let many = self.many().map_or(&[][..], Many::modules);
-        self.solo.iter().map(|solo| &solo.module).chain(many)
+        self.solo().into_iter().chain(self.many().into_iter().flat_map(Many::modules))
     }
 
     /// The store's code that `pc` lies in, and the offset of `pc` in its text, in bytes.
@@ -234,12 +239,16 @@ impl ModuleRegistry {
     ///
     /// If no code of the store begins there.
     pub fn store_code_mut(&mut self, base: StoreCodePc) -> Result<StoreCodeMut<'_>, StoreError> {
-        let inside = self.image_by_pc(base.as_usize()).map(|(image, _)| image.code.text_range());
-        let code = match &mut self.solo {
-            Some(solo) if solo.code.base() == Some(base) => Some(&mut solo.code),
-            _ => self.many.first_mut().and_then(|many| many.code_by_base(base)),
+        let inside = self.store_code_by_pc(base.as_usize()).map(|(code, _)| code.text_range());
+        let code = match &inside {
+            Some(text) if text.start != base => None,
+            // Copies, all of them.
+            _ if self.private_code => {
+                self.held_many().and_then(|many| many.copy_by_base(base)).map(StoreCodeMut::private)
+            }
+            _ => self.store_code_by_pc(base.as_usize()).map(|(code, _)| StoreCodeMut::shared(code)),
         };
-        code.map(StoreCodeMut::new).ok_or(StoreError::NotABase { pc: base, inside })
+        code.ok_or(StoreError::NotABase { pc: base, inside })
     }
 
     /// The module that the code at `pc` was compiled for: a function that it defines, or the trampoline to one. `None`
@@ -248,7 +257,8 @@ impl ModuleRegistry {
     /// O(log n).
     #[must_use]
     pub fn lookup_module(&self, pc: usize) -> Option<&Module> {
-        let (image, function, _) = self.function_by_pc(pc)?;
+        let (image, _) = self.image_by_pc(pc)?;
+        let (function, _) = image.function(pc)?;
         match function.key() {
             FunctionKey::Defined { module, .. } | FunctionKey::ArrayToWasm { module, .. } => {
                 self.module_of(image, module)
@@ -275,10 +285,14 @@ impl ModuleRegistry {
     #[inline]
     #[must_use]
     pub fn lookup_frame_info(&self, pc: usize, kind: PcKind) -> Option<(FrameInfo<'_>, ModuleWithCode<'_>)> {
-        let (image, function, offset) = self.function_by_pc(kind.instruction(pc))?;
-        let FunctionKey::Defined { module, .. } = function.key() else { return None };
-        let module = self.module_of(image, module)?;
-        Some((FrameInfo::new(module, function, offset)?, ModuleWithCode::new(module, image.code)))
+        let pc = kind.instruction(pc);
+        match &self.held {
+            Held::Solo(solo) => {
+                let image = ImageRef::shared(solo.engine_code());
+                image.frame(pc, |index| (solo.static_index() == index).then_some(solo))
+            }
+            _ => self.many()?.frame(pc),
+        }
     }
 
     /// What each of [`Backtrace::frames`] stands for, in their order: see
@@ -304,9 +318,9 @@ impl ModuleRegistry {
     /// O(log n).
     #[must_use]
     pub fn wasm_to_array_trampoline(&self, signature: SignatureId) -> Option<StoreCodePc> {
-        let image = match &self.solo {
-            Some(solo) => solo.image(),
-            None => self.many()?.image_by_signature(signature)?,
+        let image = match &self.held {
+            Held::Solo(solo) => ImageRef::shared(solo.engine_code()),
+            _ => self.many()?.image_by_signature(signature)?,
         };
         trampoline(image, signature)
     }
@@ -321,81 +335,76 @@ impl ModuleRegistry {
     }
 
     fn codes(&self) -> impl Iterator<Item = &StoreCode> {
-        self.solo.iter().map(|solo| &solo.code).chain(self.many().into_iter().flat_map(Many::codes))
+        let solo = self.solo().map(|solo| solo.engine_code().shared());
+        solo.into_iter().chain(self.many().into_iter().flat_map(Many::codes))
     }
 
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.solo.is_none() && self.many.is_empty()
+    fn solo(&self) -> Option<&Module> {
+        match &self.held {
+            Held::Solo(solo) => Some(solo),
+            _ => None,
+        }
     }
 
-    #[inline]
     pub(super) fn many(&self) -> Option<&Many> {
-        self.many.first()
+        match &self.held {
+            Held::Many(many) => many.first(),
+            _ => None,
+        }
+    }
+
+    /// What is registered, if it is ready for more.
+    pub(super) fn held_many(&mut self) -> Option<&mut Many> {
+        match &mut self.held {
+            Held::Many(many) => many.first_mut(),
+            _ => None,
+        }
     }
 
     /// What is registered, ready for more.
     pub(super) fn many_mut(&mut self) -> Result<&mut Many, NoMemory> {
-        if self.many.is_empty() {
+        if !matches!(self.held, Held::Many(_)) {
+            let mut room = Vec::new();
+            room.try_reserve_exact(1)?;
             let mut many = Many::new();
-            self.many.try_reserve_exact(1)?;
-            if let Some(solo) = &self.solo {
-                many.reserve(solo.module.engine_code())?;
+            if let Held::Solo(solo) = &self.held {
+                many.reserve(solo.engine_code())?;
             }
-            if let Some(Solo { code, module }) = self.solo.take() {
-                many.adopt(code, module);
+            if let Held::Solo(solo) = mem::replace(&mut self.held, Held::Nothing) {
+                many.adopt(solo);
             }
-            self.many.push(many);
+            room.push(many);
+            self.held = Held::Many(room);
         }
-        self.many.first_mut().ok_or(NoMemory)
+        self.held_many().ok_or(NoMemory)
     }
 
     fn image(&self, code: &EngineCode) -> Option<ImageRef<'_>> {
-        match &self.solo {
-            Some(solo) => (solo.module.engine_code() == code).then(|| solo.image()),
-            None => self.many()?.image(code.id()),
+        match &self.held {
+            Held::Solo(solo) => (solo.engine_code() == code).then(|| ImageRef::shared(solo.engine_code())),
+            _ => self.many()?.image(code.id()),
         }
     }
 
-    #[inline]
     fn image_by_pc(&self, pc: usize) -> Option<(ImageRef<'_>, usize)> {
-        let pc = StoreCodePc::new(pc);
-        let image = match &self.solo {
-            Some(solo) => solo.image(),
-            None => self.many()?.image_by_pc(pc)?,
+        let image = match &self.held {
+            Held::Solo(solo) => ImageRef::shared(solo.engine_code()),
+            _ => self.many()?.image_by_pc(pc)?,
         };
-        Some((image, pc.offset_in(&image.code.text_range())?))
-    }
-
-    #[inline]
-    fn function_by_pc(&self, pc: usize) -> Option<(ImageRef<'_>, Function<'_>, u32)> {
-        let (image, offset) = self.image_by_pc(pc)?;
-        let offset = u32::try_from(offset).ok()?;
-        Some((image, image.engine_code.functions().by_offset(offset)?, offset))
+        Some((image, StoreCodePc::new(pc).offset_in(&image.code.text_range())?))
     }
 
     /// The module at `index` of the image, if it is registered.
-    #[inline]
     fn module_of(&self, image: ImageRef<'_>, index: StaticModuleIndex) -> Option<&Module> {
-        match &self.solo {
-            Some(solo) => (solo.module.static_index() == index).then_some(&solo.module),
-            None => self.many()?.module(image.engine_code.id().module(index)),
-        }
+        self.module_by_compiled_id(image.engine_code.id().module(index))
     }
 
-    #[inline]
     pub(super) fn check_engine(&self, code: &EngineCode) -> Result<(), StoreError> {
         let engine = code.engine_id();
         if engine == self.engine {
             return Ok(());
         }
         Err(StoreError::ForeignEngine { text: code.text_range(), code: engine, store: self.engine })
-    }
-}
-
-impl Solo {
-    fn image(&self) -> ImageRef<'_> {
-        ImageRef { code: &self.code, engine_code: self.module.engine_code() }
     }
 }
 

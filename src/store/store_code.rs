@@ -30,7 +30,8 @@ use crate::code::{
 /// patch: the frames they return to stay where they are.
 pub struct StoreCode {
     text: Range<StoreCodePc>,
-    private: Option<Private>,
+    /// Apart: there are many stores that have none.
+    private: Option<Box<Private>>,
 }
 
 struct Private {
@@ -45,31 +46,28 @@ struct Private {
 }
 
 impl StoreCode {
-    /// The engine's own code, for a store.
-    #[inline]
-    pub(super) fn shared(engine_code: &EngineCode) -> StoreCode {
-        let text = engine_code.text_range();
-        let text = StoreCodePc::new(text.start.as_usize())..StoreCodePc::new(text.end.as_usize());
-        StoreCode { text, private: None }
+    /// The engine's own code at `text`, as every store executes it that has no copy.
+    pub(super) fn shared(text: Range<usize>) -> StoreCode {
+        StoreCode { text: StoreCodePc::range(text), private: None }
     }
 
-    /// The code of `engine_code` for a store.
-    pub(super) fn new(engine_code: &EngineCode, private: bool) -> Result<StoreCode, StoreError> {
-        // Nothing can be patched where there is no text.
-        if !private || engine_code.text_range().is_empty() {
-            return Ok(StoreCode::shared(engine_code));
+    /// A copy of `engine_code` for a store that patches. `None` if there is no text: nothing can be patched there.
+    pub(super) fn copy(engine_code: &EngineCode) -> Result<Option<StoreCode>, StoreError> {
+        let memory = engine_code.memory();
+        if memory.text().is_empty() {
+            return Ok(None);
         }
         let failed = |error| StoreError::PrivateCopy { text: engine_code.text_range(), error };
-        let text = PrivateText::copy(engine_code.memory().text()).map_err(failed)?;
-        let code = Arc::new(RegisteredCode::private(Arc::clone(engine_code.memory()), text));
+        let text = PrivateText::copy(memory.text()).map_err(failed)?;
+        let code = Arc::new(RegisteredCode::private(Arc::clone(memory), text));
         let registration = register_private_copy(Arc::clone(&code)).map_err(StoreError::Register)?;
-        Ok(StoreCode {
-            text: StoreCodePc::range(code.text_range()),
-            private: Some(Private { _registration: registration, code, faulty: None, _reclaim: ReclaimCode }),
-        })
+        let text = StoreCodePc::range(code.text_range());
+        let private = Private { _registration: registration, code, faulty: None, _reclaim: ReclaimCode };
+        Ok(Some(StoreCode { text, private: Some(Box::new(private)) }))
     }
 
     /// The addresses of the text; the end is exclusive. Empty if there is none.
+    #[inline]
     #[must_use]
     pub fn text_range(&self) -> Range<StoreCodePc> {
         self.text.clone()
@@ -150,11 +148,22 @@ impl fmt::Debug for StoreCode {
 ///
 /// Not a `&mut StoreCode`, which could be exchanged for another store's.
 #[derive(Debug)]
-pub struct StoreCodeMut<'s>(&'s mut StoreCode);
+pub struct StoreCodeMut<'s>(Access<'s>);
+
+#[derive(Debug)]
+enum Access<'s> {
+    /// To the engine's code, through which nothing is patched.
+    Shared(&'s StoreCode),
+    Private(&'s mut StoreCode),
+}
 
 impl<'s> StoreCodeMut<'s> {
-    pub(super) fn new(code: &'s mut StoreCode) -> Self {
-        StoreCodeMut(code)
+    pub(super) fn shared(code: &'s StoreCode) -> Self {
+        StoreCodeMut(Access::Shared(code))
+    }
+
+    pub(super) fn private(code: &'s mut StoreCode) -> Self {
+        StoreCodeMut(Access::Private(code))
     }
 
     /// Overwrites the private text with `bytes` from `offset` on.
@@ -175,7 +184,10 @@ impl<'s> StoreCodeMut<'s> {
         let text = self.text_range();
         let len = text.end.as_usize() - text.start.as_usize();
         match offset.checked_add(bytes.len()) {
-            Some(end) if end <= len => self.0.write(offset..end, std::iter::once((offset, bytes))),
+            Some(end) if end <= len => match &mut self.0 {
+                Access::Shared(_) => Err(PatchError::Shared { text }),
+                Access::Private(code) => code.write(offset..end, std::iter::once((offset, bytes))),
+            },
             _ => Err(PatchError::OutsideText { offset, len: bytes.len(), text }),
         }
     }
@@ -185,7 +197,10 @@ impl Deref for StoreCodeMut<'_> {
     type Target = StoreCode;
 
     fn deref(&self) -> &StoreCode {
-        self.0
+        match &self.0 {
+            Access::Shared(code) => code,
+            Access::Private(code) => code,
+        }
     }
 }
 

@@ -252,7 +252,7 @@ fn end(stage: Stage, code: EngineCode) {
 #[track_caller]
 fn refused_where_only_fixed_sizes_abort(test: &str, operation: Operation, debugging: bool, aborts: usize) -> usize {
     // Images at which lists and maps are full, or just grown.
-    let scenes = [(0, 12), (1, 12), (8, 40)];
+    let scenes = [(0, 12), (1, 12), (8, 40), (16, 40), (28, 40)];
     let scenes = scenes.map(|(images, functions)| Scene { operation, debugging, images, functions });
     scenes.into_iter().for_each(play);
     let outcomes = scenes.map(|scene| outcome(test, scene));
@@ -290,7 +290,7 @@ fn registering_a_module_without_memory_changes_nothing() {
     let _alone = alone();
     let test = "out_of_memory::registering_a_module_without_memory_changes_nothing";
     assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterModule, false, 0) > 5);
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterModule, true, 1) > 5);
+    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterModule, true, 2) > 5);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn registering_a_component_without_memory_changes_nothing() {
     let _alone = alone();
     let test = "out_of_memory::registering_a_component_without_memory_changes_nothing";
     assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterComponent, false, 0) > 5);
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterComponent, true, 1) > 5);
+    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterComponent, true, 2) > 5);
 }
 
 #[test]
