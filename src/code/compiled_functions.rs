@@ -50,7 +50,7 @@ use super::rank::rank;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct CompiledFunctionsTable {
     starts: Box<[u32]>,
-    lens: Box<[u32]>,
+    ends: Box<[u32]>,
     keys: FunctionKeys,
     names: Names,
 }
@@ -60,9 +60,8 @@ pub struct CompiledFunctionsTable {
 pub struct Function<'a> {
     index: u32,
     key: FunctionKey,
-    range: Range<u32>,
-    /// Those of the table, read only if somebody asks.
-    names: &'a Names,
+    /// Has a function at `index`. The rest of it is read if somebody asks.
+    table: &'a CompiledFunctionsTable,
 }
 
 impl<'a> Function<'a> {
@@ -81,13 +80,14 @@ impl<'a> Function<'a> {
     /// The function's code, in bytes from the start of the text; the end is exclusive.
     #[must_use]
     pub fn range(&self) -> Range<u32> {
-        self.range.clone()
+        let place = self.index as usize;
+        self.table.starts[place]..self.table.ends[place]
     }
 
     /// The function's name, if the image has one.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
-        self.names.get(self.index as usize)
+        self.table.names.get(self.index as usize)
     }
 }
 
@@ -105,7 +105,7 @@ impl fmt::Debug for Function<'_> {
         f.debug_struct("Function")
             .field("index", &self.index)
             .field("key", &self.key)
-            .field("range", &self.range)
+            .field("range", &self.range())
             .field("name", &self.name())
             .finish()
     }
@@ -123,10 +123,10 @@ impl CompiledFunctionsTable {
             starts.push(range.start);
             lens.push(len.ok_or(ImageError::FunctionEmpty { start: range.start })?);
         }
-        check(&starts, &lens, text_len)?;
+        let ends = check(&starts, &lens, text_len)?;
         let keys = FunctionKeys::collect(functions.clone().map(|(_, key, _)| key), &starts)?;
         let names = Names::collect(names::NAMES, functions.map(|(.., name)| name))?;
-        Ok(CompiledFunctionsTable { starts: starts.into(), lens: lens.into(), keys, names })
+        Ok(CompiledFunctionsTable { starts: starts.into(), ends, keys, names })
     }
 
     /// Checks and copies the table in `functions`, `keys` and `names`, the bytes of the three sections.
@@ -139,7 +139,7 @@ impl CompiledFunctionsTable {
         let mut section = Section::new(names::FUNCTIONS, functions);
         let [starts, lens] = section.columns()?;
         section.end()?;
-        check(&starts, &lens, text_len)?;
+        let ends = check(&starts, &lens, text_len)?;
         let keys = FunctionKeys::parse(keys, &starts)?;
         let names = match names {
             Some(bytes) => {
@@ -150,12 +150,13 @@ impl CompiledFunctionsTable {
             }
             None => Names::default(),
         };
-        Ok(CompiledFunctionsTable { starts, lens, keys, names })
+        Ok(CompiledFunctionsTable { starts, ends, keys, names })
     }
 
     /// The bytes of the section of functions.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, ImageError> {
-        encode(names::FUNCTIONS, &[&self.starts, &self.lens], &[])
+        let lens: Vec<u32> = self.starts.iter().zip(&self.ends).map(|(start, end)| end - start).collect();
+        encode(names::FUNCTIONS, &[&self.starts, &lens], &[])
     }
 
     /// The bytes of the section of keys, if the functions are not just those of module 0 in order.
@@ -180,10 +181,9 @@ impl CompiledFunctionsTable {
     #[inline]
     #[must_use]
     pub fn by_offset(&self, offset: u32) -> Option<Function<'_>> {
-        let index = rank(&self.starts, offset).checked_sub(1)?;
-        let function = self.get_at(index)?;
+        let place = rank(&self.starts, offset).checked_sub(1)?;
         // It starts at the offset or before.
-        (offset < function.range.end).then_some(function)
+        if offset < *self.ends.get(place)? { self.get_at(place) } else { None }
     }
 
     /// The function that `key` names.
@@ -230,11 +230,8 @@ impl CompiledFunctionsTable {
 
     #[inline]
     fn get_at(&self, place: usize) -> Option<Function<'_>> {
-        let start = *self.starts.get(place)?;
-        let range = start..start.checked_add(*self.lens.get(place)?)?;
-        let key = self.keys.get(place)?;
         // There are no more functions than bytes of text, and those are numbered with 32 bits.
-        Some(Function { index: place as u32, key, range, names: &self.names })
+        Some(Function { index: place as u32, key: self.keys.get(place)?, table: self })
     }
 }
 
@@ -244,10 +241,11 @@ impl fmt::Debug for CompiledFunctionsTable {
     }
 }
 
-/// Functions are not empty, in order, disjoint, inside the text, and end within 32 bits.
-fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<(), ImageError> {
+/// Functions are not empty, in order, disjoint, inside the text, and end within 32 bits. Returns their ends.
+fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<Box<[u32]>, ImageError> {
     let limit = u32::try_from(text_len).unwrap_or(u32::MAX);
     let mut previous = 0..0;
+    let mut ends = Vec::with_capacity(starts.len());
     for (&start, &len) in starts.iter().zip(lens) {
         if len == 0 {
             return Err(ImageError::FunctionEmpty { start });
@@ -259,6 +257,7 @@ fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<(), ImageError
             return Err(ImageError::FunctionsOutOfOrder { previous, range: start..end });
         }
         previous = start..end;
+        ends.push(end);
     }
-    Ok(())
+    Ok(ends.into())
 }

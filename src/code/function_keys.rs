@@ -83,8 +83,14 @@ impl FunctionKeys {
     /// The key at `place`.
     #[inline]
     pub(super) fn get(&self, place: usize) -> Option<FunctionKey> {
-        let (space, index) = self.pair(place);
-        FunctionKey::decode(space, index).filter(|_| place < self.len)
+        if place >= self.len {
+            return None;
+        }
+        if self.spaces.is_empty() {
+            let function = DefinedFunctionIndex::new(place as u32);
+            return Some(FunctionKey::Defined { module: StaticModuleIndex::new(0), function });
+        }
+        FunctionKey::decode(*self.spaces.get(place)?, *self.indices.get(place)?)
     }
 
     /// Where `key` is. O(log n).

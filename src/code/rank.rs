@@ -8,6 +8,9 @@ const LAST: usize = 16;
 /// O(log n), without a branch that depends on the numbers.
 #[inline]
 pub(super) fn rank(sorted: &[u32], key: u32) -> usize {
+    let Some(last) = sorted.len().checked_sub(LAST) else {
+        return sorted.iter().filter(|number| **number <= key).count();
+    };
     let mut window = Window { sorted, base: 0, left: sorted.len() };
     while window.left > 4 * LAST {
         window.narrow::<7>(key);
@@ -16,14 +19,12 @@ pub(super) fn rank(sorted: &[u32], key: u32) -> usize {
         window.narrow::<3>(key);
     }
     // What the sixteen have before the window is not above the key, and what they have beyond it is.
-    let first = window.base.min(sorted.len().saturating_sub(LAST));
-    match sorted.get(first..).and_then(|rest| rest.first_chunk()) {
-        Some(sixteen) => first + rank_in_sixteen(sixteen, key),
-        None => sorted.iter().filter(|number| **number <= key).count(),
-    }
+    let first = window.base.min(last);
+    let sixteen = sorted.get(first..).and_then(|rest| rest.first_chunk());
+    first + sixteen.map_or(0, |sixteen| rank_in_sixteen(sixteen, key))
 }
 
-/// Numbers `base..base + left` of `sorted`. All before them are not above the key, all behind them are.
+/// Numbers `base..base + left` of `sorted`, which has them. All before them are not above the key, all behind them are.
 struct Window<'s> {
     sorted: &'s [u32],
     base: usize,
@@ -31,21 +32,20 @@ struct Window<'s> {
 }
 
 impl Window<'_> {
-    /// Leaves a part of `PROBES` + 1, rounded up. At least nine numbers have to be there.
+    /// Leaves one part of `PROBES` + 1, rounded up, of a window of at least `PROBES * PROBES` numbers.
     ///
     /// The probes do not wait for each other, so that a step takes little longer than one of a binary search.
     #[inline]
     fn narrow<const PROBES: usize>(&mut self, key: u32) {
+        // Of at least so many, `PROBES` steps of the size rounded up are not more than all.
+        debug_assert!(self.left >= PROBES * PROBES && self.sorted.len() - self.base >= self.left);
         let step = self.left.div_ceil(PROBES + 1);
-        let Some(window) = self.sorted.get(self.base..self.base + self.left).filter(|_| PROBES * step <= self.left)
-        else {
-            self.left = 0;
-            return;
-        };
         let mut below = 0;
         for probe in 1..=PROBES {
-            // SAFETY: at most `PROBES * step - 1`, which is inside of the window.
-            below += usize::from(unsafe { *window.get_unchecked(probe * step - 1) } <= key);
+            let at = self.base + probe * step - 1;
+            debug_assert!(at < self.sorted.len());
+            // SAFETY: `probe * step` is at least 1 and at most `left`, and the window lies in the column.
+            below += usize::from(unsafe { *self.sorted.get_unchecked(at) } <= key);
         }
         self.base += below * step;
         // Between the last probe that was not above and the first that was; or behind the last probe.
