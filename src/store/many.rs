@@ -20,7 +20,7 @@ use crate::code::{Function, FunctionKey, StaticModuleIndex, start_of_code};
 const FEW: usize = 16;
 
 /// Places that the first allocation of a list has.
-const FIRST: usize = 8;
+const FIRST: usize = FEW;
 
 /// What a registry holds as soon as it is more than one module.
 ///
