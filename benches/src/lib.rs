@@ -27,6 +27,8 @@
 pub mod contenders;
 pub mod harness;
 pub mod probe;
+pub mod report;
 pub mod section;
 pub mod stores;
+pub mod work;
 pub mod world;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The result of one kind of work, as the report shows it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Section {
     /// The name by which the section is asked for, such as `lookup`.
     pub name: String,
@@ -11,10 +12,22 @@ pub struct Section {
     pub intro: String,
     /// The command that measures it again.
     pub command: String,
+    /// What of it is shown at the top of the report.
+    pub glance: Vec<Glance>,
     /// In the order in which they are shown.
     pub tables: Vec<Table>,
     /// In the order in which they are shown.
     pub plots: Vec<Plot>,
+}
+
+/// A ratio that is shown at the top of the report.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Glance {
+    /// What is compared with what, and which of them is better.
+    pub what: String,
+    /// The ratio for each number of ranges; for one that does not depend on it there is none.
+    pub ratios: Vec<(Option<usize>, String)>,
 }
 
 /// A table; cells are text, as shown.

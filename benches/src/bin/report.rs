@@ -1,0 +1,55 @@
+//! Measures, and writes the report: `report [--quick] [names of sections...]`.
+//!
+//! Without names, everything is measured. With names, only these sections, and the others stay as they were measured
+//! last. `--quick` only shows that it works, and writes nothing but into the target folder.
+
+use benches::report::{Machine, Measured, Store, report, section, svg};
+use benches::work::{Options, WORK, Work};
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    if let Some(unknown) = flags.iter().find(|flag| *flag != "--quick") {
+        return Err(format!("there is no {unknown}: report [--quick] [{}]", names_of(WORK)).into());
+    }
+    if let Some(unknown) = names.iter().find(|name| WORK.iter().all(|work| work.name != *name)) {
+        return Err(format!("there is no section {unknown}, but: {}", names_of(WORK)).into());
+    }
+    let options = Options { quick: !flags.is_empty() };
+    if cfg!(debug_assertions) && !options.quick {
+        return Err("times of unoptimised code say nothing: use --release".into());
+    }
+    let store = Store::new(if options.quick { "quick" } else { "full" })?;
+    for work in WORK.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
+        let begin = Instant::now();
+        let mut result = (work.measure)(&options);
+        result.name = work.name.into();
+        if result.command.is_empty() {
+            result.command = format!("cargo run --release -p benches --bin report {}", work.name);
+        }
+        println!("## {} ({:.0} s)\n\n{}", work.title, begin.elapsed().as_secs_f64(), section(&result));
+        store.keep(work.name, &Measured { section: result, machine: Machine::new() })?;
+    }
+    let folder = if options.quick { store.folder() } else { Path::new(env!("CARGO_MANIFEST_DIR")) };
+    write(folder, &store)
+}
+
+/// Writes the report and the pictures of all that was ever measured.
+fn write(folder: &Path, store: &Store) -> Result<(), Box<dyn Error>> {
+    let all: Vec<_> = WORK.iter().filter_map(|work| Some((work, store.get(work.name)?))).collect();
+    let plots = folder.join("plots");
+    fs::create_dir_all(&plots)?;
+    for plot in all.iter().flat_map(|(_, measured)| &measured.section.plots) {
+        fs::write(plots.join(&plot.file).with_extension("svg"), svg(plot)?)?;
+    }
+    fs::write(folder.join("RESULTS.md"), report(&all))?;
+    println!("Written to {}.", folder.join("RESULTS.md").display());
+    Ok(())
+}
+
+fn names_of(work: &[Work]) -> String {
+    work.iter().map(|work| work.name).collect::<Vec<_>>().join(" ")
+}
