@@ -1,7 +1,8 @@
 //! One registration and its removal, by contender and number of ranges.
 
-use benches::contenders::{Handler, Locked, Write, registry};
+use benches::contenders::{ALL, make};
 use benches::harness::pin_to;
+use benches::work::write::WRITERS;
 use benches::world::{Payload, Rng, World};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
@@ -11,12 +12,13 @@ fn write(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("register and unregister");
     for n in [16, 1_000, 10_000, 100_000, 1_000_000] {
         let world = World::new(n);
-        let (ours, locked) = (Handler(registry(&world)), Locked::new(&world));
-        let contenders: [(&str, &dyn Write); 2] = [("trapline", &ours), ("locked map", &locked)];
-        for (name, contender) in contenders {
+        // What is copied as a whole takes too long for many.
+        for kind in ALL.iter().filter(|kind| WRITERS.contains(&kind.name) && (n <= 10_000 || !kind.copies)) {
+            let contender = make(kind, &world);
+            let Some(writer) = contender.writer() else { continue };
             let mut rng = Rng::new(4711);
-            group.bench_function(BenchmarkId::new(name, n), |bencher| {
-                bencher.iter(|| contender.pair(world.free[rng.below(world.free.len())], &payload));
+            group.bench_function(BenchmarkId::new(kind.name, n), |bencher| {
+                bencher.iter(|| writer.pair(&world.free[rng.below(world.free.len())], &payload));
             });
         }
     }

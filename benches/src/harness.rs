@@ -1,10 +1,8 @@
 //! Turns, threads and medians.
 
-use crate::contenders::{Job, Lookup, Write};
-use crate::world::{Payload, Rng};
+use crate::contenders::{Job, Lookup};
 use core::hint::{black_box, spin_loop};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +30,12 @@ pub fn pin_to(i: usize) {
     let _ = i;
 }
 
+/// How many processors there are, as the process was started: pinning a thread makes it see one.
+pub fn processors() -> usize {
+    static PROCESSORS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// The value that a given part of the others is below; 0.5 is the median.
 pub fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -44,7 +48,8 @@ pub fn median(values: &mut [f64]) -> f64 {
 }
 
 /// Nanoseconds for each of `count` operations of `f`, which is told the thread and the slice, on so many pinned threads
-/// that start together. Slices that end when another thread is done already do not count.
+/// that start together. Slices that end when another thread is done already do not count. Slice 0, which is not timed,
+/// is there to warm up.
 ///
 /// A run in which the threads did not overlap is repeated: where one takes the other's processor, or a virtual one
 /// wakes up late, each would be measured alone.
@@ -67,10 +72,7 @@ fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usi
     let body = |thread: usize| {
         pin_to(thread);
         black_box(f(thread, 0));
-        ready.fetch_add(1, Ordering::AcqRel);
-        while ready.load(Ordering::Acquire) < threads {
-            spin_loop();
-        }
+        meet(&ready, threads);
         let mut times = Vec::new();
         for slice in 1..=slices {
             let begin = Instant::now();
@@ -90,80 +92,117 @@ fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usi
     })
 }
 
+/// Waits until as many threads as that have come here.
+fn meet(ready: &AtomicUsize, threads: usize) {
+    ready.fetch_add(1, Ordering::AcqRel);
+    let mut looks = 0_u32;
+    while ready.load(Ordering::Acquire) < threads {
+        looks += 1;
+        // Where there are more threads than processors, the others need this one.
+        if looks.is_multiple_of(4096) { thread::yield_now() } else { spin_loop() }
+    }
+}
+
 /// Nanoseconds for one lookup.
 pub fn time_lookups(contender: &dyn Lookup, pcs: &[usize], threads: usize, dependent: bool) -> f64 {
-    const COUNT: usize = 20_000;
     // Long enough for threads that share a processor with a stranger to meet.
+    const COUNT: usize = 20_000;
     on_threads(threads, 15, COUNT, |thread, slice| {
         let first = thread * 7919 + slice * COUNT;
-        // The first slice, which is not timed, warms the caches with all there is to be looked up.
+        // Warms the caches with all there is to be looked up.
         let count = if slice == 0 { pcs.len() } else { COUNT };
-        contender.run(&Job { pcs, first: black_box(first), count, dependent })
+        contender.session().run(&Job { pcs, first: black_box(first), count, dependent })
     })
 }
 
-/// Nanoseconds for one registration and its removal, alone or with a reader on every one of `readers` processors.
-pub fn time_pairs(
-    writer: &dyn Write,
-    reader: &dyn Lookup,
-    free: &[usize],
-    payload: &Arc<Payload>,
-    pcs: &[usize],
-    readers: usize,
-) -> f64 {
-    const COUNT: usize = 1_000;
-    let over = AtomicBool::new(false);
-    let reading = AtomicUsize::new(0);
+/// Lookups per second of so many threads together, in that time. They may be more than there are processors.
+pub fn throughput(contender: &dyn Lookup, pcs: &[usize], threads: usize, time: Duration) -> f64 {
+    const COUNT: usize = 512;
+    rate(threads, time, |thread| {
+        let mut session = contender.session();
+        let mut first = thread * 7919;
+        // Warms the caches with all there is to be looked up.
+        black_box(session.run(&Job { pcs, first, count: pcs.len(), dependent: false }));
+        move || {
+            black_box(session.run(&Job { pcs, first, count: COUNT, dependent: false }));
+            first += COUNT;
+            COUNT
+        }
+    })
+}
+
+/// Operations per second of so many pinned threads together, in that time. `start` is called on each thread, with its
+/// number, and gives what is then done again and again, and returns how many operations it was.
+pub fn rate<F: FnMut() -> usize>(threads: usize, time: Duration, start: impl Fn(usize) -> F + Sync) -> f64 {
+    const MEASURED: usize = 1;
+    const OVER: usize = 2;
+    let ready = AtomicUsize::new(0);
+    let stage = AtomicUsize::new(0);
+    let body = |thread: usize| {
+        pin_to(thread);
+        let mut work = start(thread);
+        work();
+        meet(&ready, threads + 1);
+        let mut done = 0;
+        loop {
+            let before = stage.load(Ordering::Relaxed);
+            if before == OVER {
+                return done;
+            }
+            let count = work();
+            done += if before == MEASURED { count } else { 0 };
+        }
+    };
     thread::scope(|scope| {
-        for i in 0..readers {
-            let (over, reading) = (&over, &reading);
+        let body = &body;
+        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || body(thread))).collect();
+        meet(&ready, threads + 1);
+        // Who wakes up takes a processor at once: the time is not that of a thread that waits for one.
+        thread::sleep(Duration::from_millis(1));
+        stage.store(MEASURED, Ordering::Relaxed);
+        let begin = Instant::now();
+        thread::sleep(time);
+        stage.store(OVER, Ordering::Relaxed);
+        let time = begin.elapsed();
+        let done: usize = running.into_iter().map(|thread| thread.join().expect("no panics")).sum();
+        done as f64 / time.as_secs_f64()
+    })
+}
+
+/// Runs `f` while readers look up, one pinned to each of these processors, without a pause.
+pub fn while_reading<R>(
+    reader: &dyn Lookup,
+    pcs: &[usize],
+    processors: core::ops::Range<usize>,
+    f: impl FnOnce() -> R,
+) -> R {
+    let over = AtomicBool::new(false);
+    let ready = AtomicUsize::new(0);
+    let all = processors.len() + 1;
+    thread::scope(|scope| {
+        for i in processors {
+            let (over, ready) = (&over, &ready);
             scope.spawn(move || {
                 pin_to(i);
+                let mut session = reader.session();
                 let mut first = i * 7919;
-                let mut job = || {
-                    black_box(reader.run(&Job { pcs, first, count: 64, dependent: false }));
+                let mut work = || {
+                    black_box(session.run(&Job { pcs, first, count: 64, dependent: false }));
+                    session.renew();
                     first += 64;
                 };
-                job();
-                reading.fetch_add(1, Ordering::Relaxed);
+                work();
+                meet(ready, all);
                 while !over.load(Ordering::Relaxed) {
-                    job();
+                    work();
                 }
             });
         }
-        while reading.load(Ordering::Relaxed) < readers {
-            thread::yield_now();
-        }
-        let pairs = |slice: usize| {
-            let mut rng = Rng::new(4711 + slice as u64);
-            for _ in 0..COUNT {
-                writer.pair(free[rng.below(free.len())], payload);
-            }
-            0
-        };
-        let time = if readers == 0 {
-            on_threads(1, 5, COUNT, |_, slice| pairs(slice))
-        } else {
-            // The writer shares its processor: only a time with many changes of turn says anything, and only its mean.
-            scope.spawn(move || for_a_while(COUNT, pairs)).join().expect("no panics")
-        };
+        meet(&ready, all);
+        let result = f();
         over.store(true, Ordering::Relaxed);
-        time
+        result
     })
-}
-
-/// Nanoseconds for each of the `count` operations that `f` does a call, on processor 0, over some scheduler's turns.
-fn for_a_while(count: usize, f: impl Fn(usize) -> usize) -> f64 {
-    const WHILE: Duration = Duration::from_millis(80);
-    pin_to(0);
-    black_box(f(0));
-    let begin = Instant::now();
-    let mut slices = 0;
-    while begin.elapsed() < WHILE {
-        slices += 1;
-        black_box(f(slices));
-    }
-    begin.elapsed().as_nanos() as f64 / (slices * count) as f64
 }
 
 /// Whether two threads have two processors just now.
@@ -192,6 +231,20 @@ impl Control {
             x
         })
     }
+
+    /// Calls `f` for each of so many turns, when there are two processors; after too many turns without, regardless,
+    /// so that it comes to an end. How many turns were waited for in vain.
+    pub fn turns(&self, turns: usize, mut f: impl FnMut()) -> usize {
+        let mut dropped = 0;
+        for _ in 0..turns {
+            while processors() > 1 && dropped < 4 * turns && !self.two_processors() {
+                dropped += 1;
+                thread::sleep(Duration::from_millis(20));
+            }
+            f();
+        }
+        dropped
+    }
 }
 
 impl Default for Control {
@@ -210,9 +263,14 @@ impl Times {
         median(&mut self.0.clone())
     }
 
+    /// Lower quartile, median, upper quartile.
+    pub fn quartiles(&self) -> [f64; 3] {
+        let mut times = self.0.clone();
+        [0.25, 0.5, 0.75].map(|part| quantile(&mut times, part))
+    }
+
     /// The ratio to another one's times, turn by turn: lower quartile, median, upper quartile.
     pub fn ratio_to(&self, other: &Self) -> [f64; 3] {
-        let mut ratios: Vec<f64> = self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect();
-        [0.25, 0.5, 0.75].map(|part| quantile(&mut ratios, part))
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect()).quartiles()
     }
 }

@@ -24,9 +24,11 @@
 //! slice, a ratio is taken within one turn, and the tables show its median over all turns, with the quartiles. Threads
 //! are pinned to processors, and turns in which two threads that share nothing slowed each other down are dropped.
 
+pub mod cold;
 pub mod contenders;
 pub mod harness;
 pub mod probe;
+pub mod programs;
 pub mod report;
 pub mod section;
 pub mod stores;

@@ -3,6 +3,7 @@
 //! Without names, everything is measured. With names, only these sections, and the others stay as they were measured
 //! last. `--quick` only shows that it works, and writes nothing but into the target folder.
 
+use benches::harness::processors;
 use benches::report::{Machine, Measured, Store, report, section, svg};
 use benches::work::{Options, WORK, Work};
 use std::error::Error;
@@ -22,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if cfg!(debug_assertions) && !options.quick {
         return Err("times of unoptimised code say nothing: use --release".into());
     }
+    processors(); // before anything pins this thread
     let store = Store::new(if options.quick { "quick" } else { "full" })?;
     for work in WORK.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
         let begin = Instant::now();

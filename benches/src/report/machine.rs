@@ -1,5 +1,6 @@
 //! What a measurement was made on.
 
+use crate::harness::processors;
 use serde::{Deserialize, Serialize};
 use std::process::Command;
 
@@ -31,7 +32,7 @@ impl Machine {
         let processor = model.map_or(std::env::consts::ARCH.into(), |(_, model)| model.trim().to_owned());
         Self {
             processor,
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            processors: processors(),
             kernel: output("uname", &["-sr"]),
             rustc: output(&std::env::var("RUSTC").unwrap_or("rustc".into()), &["--version"]),
             crates: CRATES.iter().filter_map(|name| Some(((*name).into(), locked(name)?))).collect(),

@@ -2,7 +2,11 @@
 //!
 //! A kind of work is a function from [`Options`] to a [`Section`]. To add one, add its line to [`WORK`].
 
+pub mod churn;
+pub mod instructions;
+pub mod lookup;
 pub mod memory;
+pub mod write;
 
 use crate::section::Section;
 
@@ -17,7 +21,13 @@ pub struct Work {
 }
 
 /// All there is to measure, in the order of the report.
-pub const WORK: &[Work] = &[Work { name: "memory", title: "Memory", measure: memory::measure }];
+pub const WORK: &[Work] = &[
+    Work { name: "lookup", title: "Lookup", measure: lookup::measure },
+    Work { name: "churn", title: "Lookup beside a writer", measure: churn::measure },
+    Work { name: "write", title: "Registering and unregistering", measure: write::measure },
+    Work { name: "memory", title: "Memory", measure: memory::measure },
+    Work { name: "instructions", title: "Instructions and cache lines", measure: instructions::measure },
+];
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
