@@ -1,7 +1,8 @@
-//! Measures, and writes the report: `report [--quick] [names of sections...]`.
+//! Measures, and writes the report: `report [--quick] [names of sections...] [numbers of ranges...]`.
 //!
 //! Without names, everything is measured. With names, only these sections, and the others stay as they were measured
-//! last. `--quick` only shows that it works, and writes nothing but into the target folder.
+//! last. With `--quick`, which only shows that it works, and with numbers of ranges, which leave out all others, the
+//! report is written into the target folder, and the real one stays as it is.
 
 use benches::harness::processors;
 use benches::report::{Machine, Measured, Store, report, section, svg};
@@ -12,19 +13,25 @@ use std::path::Path;
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    let (flags, words): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    let (numbers, names): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| word.parse::<usize>().is_ok());
     if let Some(unknown) = flags.iter().find(|flag| *flag != "--quick") {
         return Err(format!("there is no {unknown}: report [--quick] [{}]", names_of(WORK)).into());
     }
     if let Some(unknown) = names.iter().find(|name| WORK.iter().all(|work| work.name != *name)) {
         return Err(format!("there is no section {unknown}, but: {}", names_of(WORK)).into());
     }
-    let options = Options { quick: !flags.is_empty() };
+    let only = numbers.iter().filter_map(|number| number.parse().ok()).collect();
+    let options = Options { quick: !flags.is_empty(), only };
     if cfg!(debug_assertions) && !options.quick {
         return Err("times of unoptimised code say nothing: use --release".into());
     }
     processors(); // before anything pins this thread
-    let store = Store::new(if options.quick { "quick" } else { "full" })?;
+    let store = Store::new(match (options.quick, options.only.is_empty()) {
+        (true, _) => "quick",
+        (false, false) => "some",
+        (false, true) => "full",
+    })?;
     for work in WORK.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
         let begin = Instant::now();
         let mut result = (work.measure)(&options);
@@ -35,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("## {} ({:.0} s)\n\n{}", work.title, begin.elapsed().as_secs_f64(), section(&result));
         store.keep(work.name, &Measured { section: result, machine: Machine::new() })?;
     }
-    let folder = if options.quick { store.folder() } else { Path::new(env!("CARGO_MANIFEST_DIR")) };
+    let whole = !options.quick && options.only.is_empty();
+    let folder = if whole { Path::new(env!("CARGO_MANIFEST_DIR")) } else { store.folder() };
     write(folder, &store)
 }
 

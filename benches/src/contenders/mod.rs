@@ -50,34 +50,36 @@ pub struct Job<'p> {
 }
 
 impl Job<'_> {
-    /// Does it. The result depends on every answer.
+    /// Does it. The result depends on every answer. (Not with a closure, which might not become part of both loops.)
     #[inline(always)]
-    fn run(&self, mut look_up: impl FnMut(usize) -> Option<Answer>) -> usize {
+    fn run<C: Contender>(&self, state: &mut C::State<'_>) -> usize {
         let mask = self.pcs.len() - 1;
-        let (mut sum, mut misses, mut at) = (0, 0, self.first);
+        let (mut sum, mut at) = (0, self.first);
         if self.dependent {
             for _ in 0..self.count {
+                let pc = self.pcs[at & mask];
                 at += 1;
-                match look_up(self.pcs[at & mask]) {
+                match C::find(state, pc) {
                     Some((id, zero)) => (sum, at) = (sum ^ id, at + zero),
-                    None => misses += 1,
+                    None => sum ^= NOTHING,
                 }
             }
         } else {
             for _ in 0..self.count {
+                let pc = self.pcs[at & mask];
                 at += 1;
-                match look_up(self.pcs[at & mask]) {
+                match C::find(state, pc) {
                     Some((id, _)) => sum ^= id,
-                    None => misses += 1,
+                    None => sum ^= NOTHING,
                 }
             }
         }
-        sum ^ misses
+        sum
     }
 }
 
 /// What stands for a miss.
-const NOTHING: Answer = (usize::MAX, 0);
+pub const NOTHING: usize = usize::MAX;
 
 /// A way to look up, for which code is generated that knows it.
 trait Contender: Sync {
@@ -115,8 +117,11 @@ pub trait Session {
     /// Does a run of lookups.
     fn run(&mut self, job: &Job<'_>) -> usize;
 
-    /// Does one: the payload's id, or `usize::MAX`.
-    fn one(&mut self, pc: usize) -> usize;
+    /// Does one: the payload's id, or [`NOTHING`].
+    fn one(&mut self, pc: usize) -> usize {
+        // Not another place that calls the contender: what has more callers is not made part of each.
+        self.run(&Job { pcs: &[pc], first: 0, count: 1, dependent: false })
+    }
 
     /// Between lookups, now and then: lets go what would hold up writers' garbage if it was held for ever.
     fn renew(&mut self);
@@ -132,12 +137,7 @@ struct Running<'s, C: Contender + 's>(C::State<'s>);
 
 impl<C: Contender> Session for Running<'_, C> {
     fn run(&mut self, job: &Job<'_>) -> usize {
-        job.run(|pc| C::find(&mut self.0, pc))
-    }
-
-    #[inline(never)]
-    fn one(&mut self, pc: usize) -> usize {
-        C::find(&mut self.0, pc).unwrap_or(NOTHING).0
+        job.run::<C>(&mut self.0)
     }
 
     fn renew(&mut self) {
@@ -219,10 +219,10 @@ pub fn make(kind: &Kind, world: &World) -> Box<dyn Lookup> {
             }
         }
         for range in world.free.iter().step_by(world.free.len() / 64 + 1) {
-            assert_eq!(session.one(range.start), NOTHING.0, "{}: {range:x?} is free", kind.name);
+            assert_eq!(session.one(range.start), NOTHING, "{}: {range:x?} is free", kind.name);
             if let Some(writer) = contender.writer() {
                 writer.pair(range, &world.live[0].1);
-                assert_eq!(session.one(range.start), NOTHING.0, "{}: {range:x?} is free again", kind.name);
+                assert_eq!(session.one(range.start), NOTHING, "{}: {range:x?} is free again", kind.name);
             }
         }
     }

@@ -30,16 +30,22 @@ pub const WORK: &[Work] = &[
 ];
 
 /// How much is measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Only to see that it works: as little as possible of everything, in seconds.
     pub quick: bool,
+    /// Only these numbers of ranges, where there is a choice; all if empty.
+    pub only: Vec<usize>,
 }
 
 impl Options {
     /// Of these numbers of ranges, those to be measured.
     pub fn ns<'n>(&self, all: &'n [usize]) -> Vec<usize> {
-        all.iter().copied().filter(|n| !self.quick || *n <= 1_000).collect()
+        let wanted = |n: &usize| match self.only.is_empty() {
+            true => !self.quick || *n <= 1_000,
+            false => self.only.contains(n),
+        };
+        all.iter().copied().filter(wanted).collect()
     }
 
     /// How many turns every contender has, if it has so many in a full run.
