@@ -51,22 +51,29 @@ pub fn median(values: &mut [f64]) -> f64 {
 /// that start together. Slices that end when another thread is done already do not count. Slice 0, which is not timed,
 /// is there to warm up.
 ///
-/// A run in which the threads did not overlap is repeated: where one takes the other's processor, or a virtual one
-/// wakes up late, each would be measured alone.
+/// A run in which the threads did not overlap is repeated, and so is one in which a thread did not have its processor
+/// all the time: where others take it, or a virtual one wakes up late, each thread would be measured alone.
 pub fn on_threads(threads: usize, slices: usize, count: usize, f: impl Fn(usize, usize) -> usize + Sync) -> f64 {
-    const TRIES: usize = 50;
-    let mut times = Vec::new();
+    const TRIES: usize = 15;
+    let mut runs = Vec::new();
     for _ in 0..TRIES {
-        times = together(threads, slices, count, &f);
-        if times.iter().all(|times| times.len() > slices / 2) {
+        runs = together(threads, slices, count, &f);
+        let overlapped = runs.iter().all(|run| run.times.len() > slices / 2);
+        if overlapped && (threads > processors() || runs.iter().all(|run| run.undisturbed)) {
             break;
         }
     }
-    median(&mut times.concat())
+    median(&mut runs.into_iter().flat_map(|run| run.times).collect::<Vec<_>>())
 }
 
-/// The times of each thread's slices.
-fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usize) -> usize + Sync)) -> Vec<Vec<f64>> {
+/// What one thread did.
+struct Run {
+    times: Vec<f64>,
+    /// Whether it had its processor all the time.
+    undisturbed: bool,
+}
+
+fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usize) -> usize + Sync)) -> Vec<Run> {
     let ready = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
     let body = |thread: usize| {
@@ -74,6 +81,7 @@ fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usi
         black_box(f(thread, 0));
         meet(&ready, threads);
         let mut times = Vec::new();
+        let (start, processor_time) = (Instant::now(), processor_time());
         for slice in 1..=slices {
             let begin = Instant::now();
             black_box(f(thread, slice));
@@ -83,13 +91,24 @@ fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usi
             }
         }
         over.store(true, Ordering::Relaxed);
-        times
+        let (wall, had) = (start.elapsed(), self::processor_time().saturating_sub(processor_time));
+        Run { times, undisturbed: had.as_secs_f64() >= 0.93 * wall.as_secs_f64() }
     };
     thread::scope(|scope| {
         let body = &body;
         let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || body(thread))).collect();
         running.into_iter().map(|thread| thread.join().expect("no panics")).collect()
     })
+}
+
+/// How long the calling thread has had a processor.
+fn processor_time() -> Duration {
+    // SAFETY: a zeroed time is one, and is filled in.
+    unsafe {
+        let mut time: libc::timespec = core::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
 }
 
 /// Waits until as many threads as that have come here.

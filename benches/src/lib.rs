@@ -2,16 +2,23 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `cargo run --release -p benches --bin ratios` | prints the tables of ratios: lookup, write, bytes per range, stores |
-//! | `cargo run --release -p benches --bin ratios lookup 1000 10000` | one table, for these numbers of ranges |
+//! | `cargo run --release -p benches --bin report` | measures everything, and writes `RESULTS.md` and `plots/` |
+//! | `cargo run --release -p benches --bin report lookup write` | measures these sections again; the others stay |
+//! | `cargo run --release -p benches --bin report lookup 1000 10000` | only these numbers of ranges; `RESULTS.md` stays |
+//! | `cargo run --release -p benches --bin report -- --quick` | seconds, to see that it works; `RESULTS.md` stays |
 //! | `cargo bench -p benches` | criterion: absolute times, and how they changed since the last run |
-//! | `valgrind --tool=callgrind --toggle-collect='*probe_*' target/release/probe with 1000` | instructions of lookups |
+//! | `valgrind --tool=callgrind --toggle-collect='*probe_*' target/release/probe with 1000 10000` | instructions of lookups, function by function |
+//!
+//! | folder | what is in it |
+//! |---|---|
+//! | [`contenders`] | who is measured |
+//! | [`work`] | what they do: one file for each section of the report; a new one is a line in [`work::WORK`] |
+//! | [`report`] | the sections as Markdown and pictures |
 //!
 //! # The work
 //!
 //! A [`World`](world::World) is 2n places 64 KiB apart, of which a random half is registered, in random order. The
-//! payload takes 96 bytes, so that it is never in the line of something else, and every lookup reads a field of it. Pcs
-//! are uniform over the live ranges.
+//! payload takes 96 bytes, so that it is never in the line of something else, and every lookup reads a field of it.
 //!
 //! # The contenders
 //!
@@ -22,7 +29,8 @@
 //!
 //! A machine that others use too drifts by more than the contenders differ. So the contenders take turns, slice by
 //! slice, a ratio is taken within one turn, and the tables show its median over all turns, with the quartiles. Threads
-//! are pinned to processors, and turns in which two threads that share nothing slowed each other down are dropped.
+//! are pinned to processors; what they do together is repeated if one of them did not have its processor all the time,
+//! and a turn begins when two threads that share nothing do not slow each other down.
 
 pub mod cold;
 pub mod contenders;

@@ -49,35 +49,6 @@ pub struct Job<'p> {
     pub dependent: bool,
 }
 
-impl Job<'_> {
-    /// Does it. The result depends on every answer. (Not with a closure, which might not become part of both loops.)
-    #[inline(always)]
-    fn run<C: Contender>(&self, state: &mut C::State<'_>) -> usize {
-        let mask = self.pcs.len() - 1;
-        let (mut sum, mut at) = (0, self.first);
-        if self.dependent {
-            for _ in 0..self.count {
-                let pc = self.pcs[at & mask];
-                at += 1;
-                match C::find(state, pc) {
-                    Some((id, zero)) => (sum, at) = (sum ^ id, at + zero),
-                    None => sum ^= NOTHING,
-                }
-            }
-        } else {
-            for _ in 0..self.count {
-                let pc = self.pcs[at & mask];
-                at += 1;
-                match C::find(state, pc) {
-                    Some((id, _)) => sum ^= id,
-                    None => sum ^= NOTHING,
-                }
-            }
-        }
-        sum
-    }
-}
-
 /// What stands for a miss.
 pub const NOTHING: usize = usize::MAX;
 
@@ -118,10 +89,7 @@ pub trait Session {
     fn run(&mut self, job: &Job<'_>) -> usize;
 
     /// Does one: the payload's id, or [`NOTHING`].
-    fn one(&mut self, pc: usize) -> usize {
-        // Not another place that calls the contender: what has more callers is not made part of each.
-        self.run(&Job { pcs: &[pc], first: 0, count: 1, dependent: false })
-    }
+    fn one(&mut self, pc: usize) -> usize;
 
     /// Between lookups, now and then: lets go what would hold up writers' garbage if it was held for ever.
     fn renew(&mut self);
@@ -135,9 +103,39 @@ pub trait Write: Sync {
 
 struct Running<'s, C: Contender + 's>(C::State<'s>);
 
+impl<C: Contender> Running<'_, C> {
+    /// One lookup, as a function of its own.
+    #[inline(never)]
+    fn answer(&mut self, pc: usize) -> Answer {
+        C::find(&mut self.0, pc).unwrap_or((NOTHING, 0))
+    }
+}
+
 impl<C: Contender> Session for Running<'_, C> {
     fn run(&mut self, job: &Job<'_>) -> usize {
-        job.run::<C>(&mut self.0)
+        let mask = job.pcs.len() - 1;
+        let (mut sum, mut at) = (0, job.first);
+        // In the program there are two places that find: the compiler makes what is called from more no part of any.
+        if job.dependent {
+            for _ in 0..job.count {
+                let (id, zero) = self.answer(job.pcs[at & mask]);
+                sum ^= id;
+                at += 1 + zero;
+            }
+        } else {
+            for _ in 0..job.count {
+                match C::find(&mut self.0, job.pcs[at & mask]) {
+                    Some((id, _)) => sum ^= id,
+                    None => sum ^= NOTHING,
+                }
+                at += 1;
+            }
+        }
+        sum
+    }
+
+    fn one(&mut self, pc: usize) -> usize {
+        self.answer(pc).0
     }
 
     fn renew(&mut self) {

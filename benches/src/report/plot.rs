@@ -23,6 +23,22 @@ const COLOURS: &[RGBColor] = &[
     RGBColor(90, 140, 60),
 ];
 
+/// Who has which colour in all pictures, in the order of [`COLOURS`]. Others have what is left, in turn.
+const NAMES: &[&str] = &[
+    "trapline, handler",
+    "locked map",
+    "trapline, pinned",
+    "parking_lot map, no clone",
+    "arc-swap of flat",
+    "arc-swap of flat, cached",
+    "flat, unprotected",
+    "half_lock of flat",
+    "flat, no writer",
+    "left-right of maps",
+    "reader count, flat",
+    "left-right of flat",
+];
+
 /// The picture of a plot, as SVG.
 pub fn svg(plot: &Plot) -> Result<String, Box<dyn Error>> {
     let mut out = String::new();
@@ -78,7 +94,7 @@ where
         .y_label_formatter(&number)
         .draw()?;
     for (i, curve) in plot.curves.iter().enumerate() {
-        let style = style(i);
+        let style = style(plot, i);
         chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
         if curve.points.len() <= 16 {
             chart.draw_series(curve.points.iter().map(|point| Circle::new(*point, 3, style.filled())))?;
@@ -89,8 +105,13 @@ where
     Ok(())
 }
 
-fn style(i: usize) -> ShapeStyle {
-    COLOURS[i % COLOURS.len()].stroke_width(2)
+fn style(plot: &Plot, i: usize) -> ShapeStyle {
+    let place = |curve: &Curve| NAMES.iter().position(|name| *name == curve.name);
+    let taken: Vec<_> = plot.curves.iter().filter_map(place).collect();
+    let mut left = (0..COLOURS.len()).filter(|colour| !taken.contains(colour)).cycle();
+    let nameless = plot.curves[..i].iter().filter(|curve| place(curve).is_none()).count();
+    let colour = place(&plot.curves[i]).or_else(|| left.nth(nameless)).unwrap_or(i % COLOURS.len());
+    COLOURS[colour].stroke_width(if plot.curves[i].name.starts_with("trapline") { 3 } else { 2 })
 }
 
 fn legend(

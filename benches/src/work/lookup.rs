@@ -221,41 +221,49 @@ fn measure_n(options: &Options, n: usize, control: &Control, sweep: &mut Sweep) 
 
 /// Times of single lookups, with warm and with cold code.
 fn measure_cold(options: &Options, n: usize, sweep: &mut Sweep) -> [Vec<Times>; 2] {
-    const SHOTS: usize = 15;
+    const TURNS: usize = 10;
     pin_to(0);
+    let mut result = [vec![Times::default(); ALL.len()], vec![Times::default(); ALL.len()]];
+    // Where things lie in memory makes a difference: everything is made anew, in another order, unless that takes long.
+    let lives = if n > 100_000 { 1 } else { options.turns(TURNS / 2) };
+    for life in 0..lives {
+        measure_cold_life(options.turns(TURNS) / lives, n, life, sweep, &mut result);
+    }
+    result
+}
+
+fn measure_cold_life(turns: usize, n: usize, life: usize, sweep: &mut Sweep, result: &mut [Vec<Times>; 2]) {
+    const SHOTS: usize = 15;
+    let mut rng = Rng::new(2024 + life as u64);
     // Among many, two contenders hardly ever meet at one payload; among few, each needs its own.
     let shared = (n > 10_000).then(|| World::new(n));
-    let contenders: Vec<_> = ALL
+    let small = World::new(3);
+    let mut order: Vec<_> = (0..ALL.len()).collect();
+    rng.shuffle(&mut order);
+    let mut contenders: Vec<_> = order
         .iter()
-        .map(|kind| match &shared {
-            Some(world) => make(kind, world),
-            None => make(kind, &World::new(n)),
+        .map(|i| match &shared {
+            Some(world) => (*i, make(&ALL[*i], world), make(&ALL[*i], &small)),
+            None => (*i, make(&ALL[*i], &World::new(n)), make(&ALL[*i], &small)),
         })
         .collect();
-    let small = World::new(3);
-    let twins: Vec<_> = ALL.iter().map(|kind| make(kind, &small)).collect();
-    let mut sessions: Vec<_> = contenders.iter().map(|contender| contender.session()).collect();
-    let mut twin_sessions: Vec<_> = twins.iter().map(|twin| twin.session()).collect();
-    sessions.push(Lookup::session(&Nothing));
-    twin_sessions.push(Lookup::session(&Nothing));
+    contenders.push((ALL.len(), Box::new(Nothing), Box::new(Nothing)));
+    let mut sessions: Vec<_> = contenders.iter().map(|(i, one, twin)| (*i, one.session(), twin.session())).collect();
 
-    let world = shared.unwrap_or_else(|| World::new(n));
-    let pcs = world.pcs(1 << 14, Pcs::Uniform);
-    let small_pcs = small.pcs(1, Pcs::Uniform);
-    let (mut rng, mut order) = (Rng::new(2024), (0..sessions.len()).collect::<Vec<_>>());
-    let mut result = [vec![Times::default(); ALL.len()], vec![Times::default(); ALL.len()]];
-    for _ in 0..options.turns(9) {
+    let pcs = shared.unwrap_or_else(|| World::new(n)).pcs(1 << 14, Pcs::Uniform);
+    let small_pc = small.pcs(1, Pcs::Uniform)[0];
+    for _ in 0..turns {
         for (cold_code, result) in result.iter_mut().enumerate() {
             let mut times = vec![Vec::new(); sessions.len()];
-            for _ in 0..if options.quick { 2 } else { SHOTS } {
-                rng.shuffle(&mut order);
-                let chosen: Vec<_> = order.iter().map(|i| (*i, pcs[rng.below(pcs.len())])).collect();
+            for _ in 0..SHOTS {
+                rng.shuffle(&mut sessions);
+                let pcs: Vec<_> = sessions.iter().map(|_| pcs[rng.below(pcs.len())]).collect();
                 sweep.flush();
-                for (i, pc) in chosen {
+                for ((i, session, twin), pc) in sessions.iter_mut().zip(pcs) {
                     if cold_code == 0 {
-                        black_box(twin_sessions[i].one(small_pcs[0]));
+                        black_box(twin.one(small_pc));
                     }
-                    times[i].push(shot(&mut *sessions[i], pc));
+                    times[*i].push(shot(&mut **session, pc));
                 }
             }
             let empty = median(&mut times[ALL.len()]);
@@ -264,7 +272,6 @@ fn measure_cold(options: &Options, n: usize, sweep: &mut Sweep) -> [Vec<Times>; 
             }
         }
     }
-    result
 }
 
 /// glibc's own search, on what is loaded into this process.

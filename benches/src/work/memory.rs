@@ -90,8 +90,10 @@ impl Garbage {
     }
 }
 
-/// For each number of ranges, what each contender takes, and at most takes more.
-type Peers = Vec<(usize, Vec<(String, usize, Option<usize>)>)>;
+/// A contender's name, what it takes, and how much more at most.
+type Weight = (String, usize, Option<usize>);
+/// For each number of ranges, everyone's.
+type Peers = Vec<(usize, Vec<Weight>)>;
 
 /// Has them weighed.
 fn peers(ns: &[usize]) -> Result<Peers, String> {
@@ -111,8 +113,8 @@ fn peers(ns: &[usize]) -> Result<Peers, String> {
 fn peers_tables(columns: &[String], peers: &Peers) -> Vec<Table> {
     let Some((_, first)) = peers.first() else { return Vec::new() };
     let table = |title: &str, note: &str, cell: &dyn Fn(usize, usize, Option<usize>) -> Option<String>| {
-        let row = |(name, ..): &(String, usize, Option<usize>)| {
-            let of = |(n, all): &(usize, Vec<(String, usize, Option<usize>)>)| {
+        let row = |(name, ..): &Weight| {
+            let of = |(n, all): &(usize, Vec<Weight>)| {
                 let (_, live, most) = all.iter().find(|(other, ..)| other == name)?;
                 cell(*n, *live, *most)
             };

@@ -40,7 +40,7 @@ pub struct Options {
 
 impl Options {
     /// Of these numbers of ranges, those to be measured.
-    pub fn ns<'n>(&self, all: &'n [usize]) -> Vec<usize> {
+    pub fn ns(&self, all: &[usize]) -> Vec<usize> {
         let wanted = |n: &usize| match self.only.is_empty() {
             true => !self.quick || *n <= 1_000,
             false => self.only.contains(n),
@@ -64,7 +64,7 @@ pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
