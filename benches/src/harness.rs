@@ -124,8 +124,9 @@ fn meet(ready: &AtomicUsize, threads: usize) {
 
 /// Nanoseconds for one lookup.
 pub fn time_lookups(contender: &dyn Lookup, pcs: &[usize], threads: usize, dependent: bool) -> f64 {
-    // Long enough for threads that share a processor with a stranger to meet.
-    const COUNT: usize = 20_000;
+    // Long enough for threads that share a processor with a stranger to meet, and short enough for all contenders to
+    // have a turn within a second or two.
+    const COUNT: usize = 10_000;
     on_threads(threads, 15, COUNT, |thread, slice| {
         let first = thread * 7919 + slice * COUNT;
         // Warms the caches with all there is to be looked up.

@@ -189,10 +189,10 @@ fn throughput_table(m: &Measured) -> Table {
 fn measure_n(options: &Options, n: usize, control: &Control, sweep: &mut Sweep) -> Measured {
     let world = World::new(n);
     let contenders: Vec<_> = ALL.iter().map(|kind| make(kind, &world)).collect();
-    let pcs: Vec<_> = MODES.iter().map(|mode| world.pcs(1 << 16, mode.pcs)).collect();
+    let pcs: Vec<_> = MODES.iter().map(|mode| world.pcs(1 << 15, mode.pcs)).collect();
     let none = || vec![Times::default(); ALL.len()];
     let mut warm: Vec<_> = MODES.iter().map(|_| none()).collect();
-    let turns = options.turns(if n > 100_000 { 5 } else { 11 });
+    let turns = options.turns(if n > 10_000 { 7 } else { 11 });
     let dropped = control.turns(turns, || {
         for ((mode, pcs), times) in MODES.iter().zip(&pcs).zip(&mut warm) {
             for (contender, times) in contenders.iter().zip(times) {
@@ -202,7 +202,7 @@ fn measure_n(options: &Options, n: usize, control: &Control, sweep: &mut Sweep) 
     });
     let mut rates: Vec<_> = THREADS.iter().map(|_| none()).collect();
     if n == 1_000 || n == 100_000 {
-        for _ in 0..options.turns(5) {
+        for _ in 0..options.turns(if n > 10_000 { 3 } else { 5 }) {
             for (threads, rates) in THREADS.iter().zip(&mut rates) {
                 for (contender, rates) in contenders.iter().zip(rates) {
                     let time = Duration::from_millis(options.millis(60));
@@ -225,7 +225,7 @@ fn measure_cold(options: &Options, n: usize, sweep: &mut Sweep) -> [Vec<Times>; 
     pin_to(0);
     let mut result = [vec![Times::default(); ALL.len()], vec![Times::default(); ALL.len()]];
     // Where things lie in memory makes a difference: everything is made anew, in another order, unless that takes long.
-    let lives = if n > 100_000 { 1 } else { options.turns(TURNS / 2) };
+    let lives = if n > 10_000 { 1 } else { options.turns(TURNS / 2) };
     for life in 0..lives {
         measure_cold_life(options.turns(TURNS) / lives, n, life, sweep, &mut result);
     }
