@@ -54,9 +54,12 @@ pub fn median(values: &mut [f64]) -> f64 {
 /// A run in which the threads did not overlap is repeated, and so is one in which a thread did not have its processor
 /// all the time: where others take it, or a virtual one wakes up late, each thread would be measured alone.
 pub fn on_threads(threads: usize, slices: usize, count: usize, f: impl Fn(usize, usize) -> usize + Sync) -> f64 {
-    const TRIES: usize = 15;
-    let mut runs = Vec::new();
-    for _ in 0..TRIES {
+    // After so many, what there is has to do: the quartiles show how much the machine was disturbed.
+    const TRIES: usize = 3;
+    const PATIENCE: Duration = Duration::from_millis(150);
+    let (mut runs, mut tries, begin) = (Vec::new(), 0, Instant::now());
+    while tries < TRIES || begin.elapsed() < PATIENCE {
+        tries += 1;
         runs = together(threads, slices, count, &f);
         let overlapped = runs.iter().all(|run| run.times.len() > slices / 2);
         if overlapped && (threads > processors() || runs.iter().all(|run| run.undisturbed)) {
