@@ -1,16 +1,17 @@
-//! A store that comes and goes: created, one loaded module registered, one frame looked up, dropped.
+//! A store's life, by what it is made of.
 
 use benches::harness::pin_to;
-use benches::stores::{Instantiate, Maps, Ours};
-use criterion::{Criterion, criterion_group, criterion_main};
+use benches::work::instantiate::PLANS;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 fn stores(criterion: &mut Criterion) {
     pin_to(0);
-    let (ours, maps) = (Ours::new(1), Maps::new(1));
-    let contenders: [(&str, &dyn Instantiate); 2] = [("trapline", &ours), ("maps", &maps)];
-    let mut group = criterion.benchmark_group("create a store, register, look up, drop");
-    for (name, contender) in contenders {
-        group.bench_function(name, |bencher| bencher.iter(|| contender.instantiate(0)));
+    let mut group = criterion.benchmark_group("store");
+    // With one thread, what threads share makes no difference.
+    for (name, plan, _) in PLANS.iter().filter(|(_, plan, _)| !plan.own) {
+        for (contender, who) in plan.contenders(1).iter().zip(["trapline", "maps"]) {
+            group.bench_function(BenchmarkId::new(who, name), |bencher| bencher.iter(|| contender.instantiate(0)));
+        }
     }
 }
 

@@ -105,7 +105,7 @@ fn together(threads: usize, slices: usize, count: usize, f: &(impl Fn(usize, usi
 }
 
 /// How long the calling thread has had a processor.
-fn processor_time() -> Duration {
+pub fn processor_time() -> Duration {
     // SAFETY: a zeroed time is one, and is filled in.
     unsafe {
         let mut time: libc::timespec = core::mem::zeroed();

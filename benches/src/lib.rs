@@ -32,13 +32,14 @@
 //! are pinned to processors; what they do together is repeated if one of them did not have its processor all the time,
 //! and a turn begins when two threads that share nothing do not slow each other down.
 
+pub mod beside;
 pub mod cold;
 pub mod contenders;
+pub mod crowd;
 pub mod harness;
 pub mod probe;
 pub mod programs;
 pub mod report;
 pub mod section;
-pub mod stores;
 pub mod work;
 pub mod world;

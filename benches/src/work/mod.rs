@@ -3,9 +3,12 @@
 //! A kind of work is a function from [`Options`] to a [`Section`]. To add one, add its line to [`WORK`].
 
 pub mod churn;
+pub mod instantiate;
 pub mod instructions;
 pub mod lookup;
 pub mod memory;
+pub mod trap;
+pub mod walk;
 pub mod write;
 
 use crate::section::Section;
@@ -24,7 +27,10 @@ pub struct Work {
 pub const WORK: &[Work] = &[
     Work { name: "lookup", title: "Lookup", measure: lookup::measure },
     Work { name: "churn", title: "Lookup beside a writer", measure: churn::measure },
+    Work { name: "walk", title: "Stack walks", measure: walk::measure },
     Work { name: "write", title: "Registering and unregistering", measure: write::measure },
+    Work { name: "instantiate", title: "Stores that come and go", measure: instantiate::measure },
+    Work { name: "trap", title: "Traps", measure: trap::measure },
     Work { name: "memory", title: "Memory", measure: memory::measure },
     Work { name: "instructions", title: "Instructions and cache lines", measure: instructions::measure },
 ];

@@ -1,7 +1,7 @@
 //! Stores that come and go.
 
 use crate::engines::engine;
-use benches::harness::on_threads;
+use benches::crowd;
 use wasmtime::{Engine, Linker, Module, Result, Store, bail};
 
 /// As little as a module can be.
@@ -21,9 +21,9 @@ const MEMORY: &str = r#"
 /// Nanoseconds for one store with one instance, from its making to its end.
 pub fn measure(module: &str, setting: &str, threads: usize, count: usize) -> Result<f64> {
     let engine = engine(setting)?;
-    let module = match module {
-        "function" => Module::new(&engine, FUNCTION)?,
-        "memory" => Module::new(&engine, MEMORY)?,
+    let (module, maps) = match module {
+        "function" => (Module::new(&engine, FUNCTION)?, false),
+        "memory" => (Module::new(&engine, MEMORY)?, true),
         _ => bail!("no module is called {module}"),
     };
     // Imports are checked once, here.
@@ -33,5 +33,11 @@ pub fn measure(module: &str, setting: &str, threads: usize, count: usize) -> Res
         ready.instantiate(&mut store).map(|_| ())
     };
     instantiate(&engine)?;
-    Ok(on_threads(threads, 15, count, |_, _| (0..count).filter(|_| instantiate(&engine).is_ok()).count()))
+    let instances = |_, _| (0..count).filter(|_| instantiate(&engine).is_ok()).count();
+    // Those who map memory wait for each other.
+    Ok(if maps {
+        crowd::time_with_waits(threads, 15, count, instances)
+    } else {
+        crowd::time(threads, 15, count, instances)
+    })
 }

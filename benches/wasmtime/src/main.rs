@@ -15,10 +15,12 @@ mod engines;
 mod instances;
 mod traps;
 
+use benches::harness::processors;
 use serde_json::{Value, json};
 use std::io::{BufRead, Write, stdin, stdout};
 
 fn main() -> std::io::Result<()> {
+    processors(); // before anything is pinned
     let mut output = stdout().lock();
     for line in stdin().lock().lines() {
         let line = line?;

@@ -1,7 +1,7 @@
 //! Calls of WebAssembly functions that trap.
 
 use crate::engines::engine;
-use benches::harness::on_threads;
+use benches::crowd;
 use wasmtime::{Engine, Instance, Module, Result, Store, Trap, TypedFunc, bail};
 
 const MODULE: &str = r#"
@@ -35,7 +35,7 @@ pub fn measure(kind: &str, setting: &str, threads: usize, count: usize) -> Resul
     let engine = engine(setting)?;
     let module = Module::new(&engine, MODULE)?;
     check(&engine, &module, kind, argument, trap)?;
-    Ok(on_threads(threads, 15, count, |_, _| {
+    Ok(crowd::time(threads, 15, count, |_, _| {
         // Each thread has a store of its own. It is made and dropped once in `count` calls.
         let (mut store, function) = prepare(&engine, &module, kind).expect("was done before");
         (0..count).filter(|_| function.call(&mut store, argument).is_err()).count()
