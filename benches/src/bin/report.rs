@@ -5,8 +5,8 @@
 //! report is written into the target folder, and the real one stays as it is.
 
 use benches::harness::processors;
-use benches::report::{Machine, Measured, Store, report, section, svg};
-use benches::work::{Options, WORK, Work};
+use benches::report::{Machine, Measured, Store, document, report, section, svg};
+use benches::work::{Options, SCALING, WORK, Work};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -50,13 +50,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Writes the report and the pictures of all that was ever measured.
 fn write(folder: &Path, store: &Store) -> Result<(), Box<dyn Error>> {
     let all: Vec<_> = WORK.iter().filter_map(|work| Some((work, store.get(work.name)?))).collect();
+    let (scaling, results): (Vec<_>, Vec<_>) = all.iter().partition(|(work, _)| work.name == SCALING);
     let plots = folder.join("plots");
     fs::create_dir_all(&plots)?;
     for plot in all.iter().flat_map(|(_, measured)| &measured.section.plots) {
         fs::write(plots.join(&plot.file).with_extension("svg"), svg(plot)?)?;
     }
-    fs::write(folder.join("RESULTS.md"), report(&all))?;
-    println!("Written to {}.", folder.join("RESULTS.md").display());
+    fs::write(folder.join("RESULTS.md"), report(&results))?;
+    for (work, measured) in scaling {
+        fs::write(folder.join("SCALING.md"), document(work, measured))?;
+    }
+    println!("Written to {}.", folder.display());
     Ok(())
 }
 

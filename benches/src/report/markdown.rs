@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The whole report.
-pub fn report(all: &[(&Work, Measured)]) -> String {
+pub fn report(all: &[&(&Work, Measured)]) -> String {
     let mut out = String::from("# Results\n\n");
     out.push_str(
         "trapline beside what one would use instead: the same work, in one process, turn by turn. Made by `cargo run \
@@ -27,6 +27,16 @@ pub fn report(all: &[(&Work, Measured)]) -> String {
         }
         out.push_str(&section(&measured.section));
     }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
+/// A section as a document of its own.
+pub fn document(work: &Work, measured: &Measured) -> String {
+    let mut out = format!("# {}\n\n", work.title);
+    out.push_str(&machine_list(&measured.machine));
+    out.push_str(&section(&measured.section));
     out.truncate(out.trim_end().len());
     out.push('\n');
     out

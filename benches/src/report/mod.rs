@@ -7,7 +7,7 @@ mod markdown;
 mod plot;
 
 pub use machine::Machine;
-pub use markdown::{report, section};
+pub use markdown::{document, report, section};
 pub use plot::svg;
 
 use crate::section::Section;

@@ -7,6 +7,7 @@ pub mod instantiate;
 pub mod instructions;
 pub mod lookup;
 pub mod memory;
+pub mod scaling;
 pub mod trap;
 pub mod walk;
 pub mod write;
@@ -33,7 +34,11 @@ pub const WORK: &[Work] = &[
     Work { name: "trap", title: "Traps", measure: trap::measure },
     Work { name: "memory", title: "Memory", measure: memory::measure },
     Work { name: "instructions", title: "Instructions and cache lines", measure: instructions::measure },
+    Work { name: SCALING, title: "More processors", measure: scaling::measure },
 ];
+
+/// The one that becomes a document of its own, since most of it is not measured.
+pub const SCALING: &str = "scaling";
 
 /// How much is measured.
 #[derive(Clone, Debug, Default)]
