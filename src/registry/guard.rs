@@ -37,7 +37,7 @@ impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
     /// # Signal safety
     ///
     /// Safe under a guard that exists already; making one is not.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, pc: usize) -> Option<Found<'_, T>> {
         let root = self.registry.gate.current();
         // SAFETY: pinned since before the load: the nodes below the root, and their payloads, are not freed before

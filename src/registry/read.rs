@@ -22,7 +22,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// Safe in any handler, at any instruction, on any thread, as far as `f` is. It takes no lock, allocates and frees
     /// nothing, makes no system call, uses no thread-local storage, runs no destructor, and does not panic. Lookups
     /// may be nested.
-    #[inline]
+    #[inline(always)]
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn with<R>(&self, pc: usize, f: impl for<'a> FnOnce(Found<'a, T>) -> R) -> Option<R> {
         let (_inside, root) = self.gate.enter();
@@ -62,7 +62,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # static CODE: trapline::CodeRegistry<&str> = trapline::CodeRegistry::new();
     /// let escaped = CODE.view(|view| view.get(0x1000));
     /// ```
-    #[inline]
+    #[inline(always)]
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn view<R>(&self, f: impl for<'a> FnOnce(View<'a, T>) -> R) -> R {
         let (_inside, root) = self.gate.enter();

@@ -47,7 +47,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
     }
 
     /// Finds the range that holds `pc`. O(log n).
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, pc: usize) -> Option<Found<'_, T>> {
         // SAFETY: a held root keeps its nodes and their payloads alive (N4), which are of the registry's type.
         unsafe { node::find(self.node(), pc).map(|entry| Found::new(pc, entry)) }
