@@ -13,6 +13,13 @@ use trapline::{
 static ASKED: Mutex<Vec<(usize, usize, c_int)>> = Mutex::new(Vec::new());
 /// Calls until one is refused, that one included, counted down; 0: none is.
 static REFUSE: AtomicUsize = AtomicUsize::new(0);
+/// The thread of the test that runs. Other threads ask for guard pages when they begin and end.
+static WATCHED: AtomicUsize = AtomicUsize::new(0);
+
+fn this_thread() -> usize {
+    // SAFETY: only asks.
+    unsafe { libc::gettid() as usize }
+}
 
 /// In place of the C library's, for this program.
 ///
@@ -20,16 +27,18 @@ static REFUSE: AtomicUsize = AtomicUsize::new(0);
 /// As the C library's.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, rights: c_int) -> c_int {
-    if let Ok(mut asked) = ASKED.try_lock() {
-        asked.push((address.addr(), len, rights));
-    }
-    let refuse = REFUSE.load(SeqCst);
-    if refuse > 0 {
-        REFUSE.store(refuse - 1, SeqCst);
-        if refuse == 1 {
-            // SAFETY: where the C library keeps it.
-            unsafe { *libc::__errno_location() = libc::EACCES };
-            return -1;
+    if WATCHED.load(SeqCst) == this_thread() {
+        if let Ok(mut asked) = ASKED.try_lock() {
+            asked.push((address.addr(), len, rights));
+        }
+        let refuse = REFUSE.load(SeqCst);
+        if refuse > 0 {
+            REFUSE.store(refuse - 1, SeqCst);
+            if refuse == 1 {
+                // SAFETY: where the C library keeps it.
+                unsafe { *libc::__errno_location() = libc::EACCES };
+                return -1;
+            }
         }
     }
     // SAFETY: the caller's.
@@ -46,6 +55,7 @@ fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     refuse(0);
+    WATCHED.store(this_thread(), SeqCst);
     ASKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     one
 }
