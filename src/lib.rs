@@ -15,22 +15,16 @@
 // RealtimeSanitizer watches what handlers call: `verification/realtime/run`.
 #![cfg_attr(trapline_rtsan, feature(sanitize))]
 
-// Code memory needs a registry that is a `static`, which loom's atomics cannot make.
-#[cfg(not(loom))]
 mod backtrace;
-#[cfg(not(loom))]
 mod code;
 mod handler;
 mod registry;
-#[cfg(all(feature = "signal", not(loom)))]
+#[cfg(feature = "signal")]
 pub mod signal;
-#[cfg(not(loom))]
 mod store;
 mod sync;
 
-#[cfg(not(loom))]
 pub use backtrace::Backtrace;
-#[cfg(not(loom))]
 pub use code::{
     AddressMap, CodeMemory, CodeRegistration, CompiledFunctionsTable, DefinedFunctionIndex, Function, FunctionKey,
     ImageBuilder, ImageError, ModuleDescription, ModuleInfo, ModuleTable, Patch, PatchTable, RegisteredCode,
@@ -42,18 +36,11 @@ pub use handler::walk::{BacktraceEnd, Frame, PcKind};
 pub use registry::{
     CodeId, CodeRegistry, Found, Guard, RegisterError, Registration, Snapshot, Stats, UnregisterError, View,
 };
-#[cfg(all(feature = "components", not(loom)))]
+#[cfg(feature = "components")]
 pub use store::Component;
-#[cfg(all(feature = "breakpoints", not(loom)))]
+#[cfg(feature = "breakpoints")]
 pub use store::{Breakpoint, BreakpointError};
-#[cfg(not(loom))]
 pub use store::{
     CompiledModuleId, Engine, EngineCode, EngineCodePc, EngineId, FrameInfo, LoadError, Module, ModuleRegistry,
     ModuleWithCode, PatchError, RegisteredModuleId, SignatureId, StoreCode, StoreCodeMut, StoreCodePc, StoreError,
 };
-
-/// What a model has to tell the crate.
-#[cfg(loom)]
-pub mod model {
-    pub use crate::sync::model::{begin, collect_every, use_stripe};
-}

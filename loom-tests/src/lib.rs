@@ -1,10 +1,23 @@
-//! What the models share. The models are in `tests/`; they are empty without `--cfg loom`.
-#![cfg(loom)]
+//! The rooms of the crate that are modelled, compiled from its own files, and what the models share.
+//!
+//! The models are in `tests/`; without `--cfg trapline_loom` they are empty. The crate itself knows nothing of loom: it
+//! is this package that its `sync` takes loom's atomics from.
+#![cfg(trapline_loom)]
+#![allow(dead_code, reason = "the models do not use all of the crate")]
+
+#[path = "../../src/handler/mod.rs"]
+mod handler;
+#[path = "../../src/registry/mod.rs"]
+mod registry;
+#[path = "../../src/sync/mod.rs"]
+mod sync;
+
+pub use registry::*;
+pub use sync::model::{begin, collect_every, use_stripe};
 
 use loom::cell::UnsafeCell;
 use std::sync::Arc as StdArc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use trapline::CodeRegistry;
 
 pub use loom::sync::Arc;
 pub use loom::thread::spawn;
@@ -70,7 +83,7 @@ pub type Registry = CodeRegistry<Code>;
 pub fn reader(registry: &Arc<Registry>, stripe: usize, pc: usize) -> loom::thread::JoinHandle<Option<usize>> {
     let registry = registry.clone();
     spawn(move || {
-        trapline::model::use_stripe(stripe);
+        use_stripe(stripe);
         registry.with(pc, |found| found.payload().run())
     })
 }
@@ -91,7 +104,7 @@ pub fn model(preemptions: usize, f: impl Fn(&Census) + Send + Sync + 'static) {
     let counted = executions.clone();
     builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
-        trapline::model::begin();
+        begin();
         let census = Census::default();
         f(&census);
         census.assert_all_dropped();

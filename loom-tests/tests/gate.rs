@@ -1,8 +1,8 @@
 //! Handlers against writers: what is found is right and alive, whatever the interleaving.
-#![cfg(loom)]
+#![cfg(trapline_loom)]
 
 use loom_tests::{Arc, Registry, model, reader, spawn};
-use trapline::model::{collect_every, use_stripe};
+use loom_tests::{collect_every, use_stripe};
 
 #[test]
 fn reader_against_publication() {

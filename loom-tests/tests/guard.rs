@@ -1,5 +1,5 @@
 //! Guards, over the real crossbeam-epoch, against writers.
-#![cfg(loom)]
+#![cfg(trapline_loom)]
 
 use loom::thread::yield_now;
 use loom_tests::{Arc, Registry, model, sequential, spawn};

@@ -1,5 +1,5 @@
 //! Everything that is retired is freed, within the documented number of writer calls.
-#![cfg(loom)]
+#![cfg(trapline_loom)]
 
 use loom_tests::{Arc, Registry, model, reader, spawn};
 
@@ -55,7 +55,7 @@ fn endless_traffic(enter: Enter, writes: usize, stripes: usize, bound: usize) {
         let registry = Registry::new();
         let mut inside: Vec<_> = (0..stripes)
             .map(|stripe| {
-                trapline::model::use_stripe(stripe);
+                loom_tests::use_stripe(stripe);
                 enter(&registry)
             })
             .collect();
@@ -66,7 +66,7 @@ fn endless_traffic(enter: Enter, writes: usize, stripes: usize, bound: usize) {
             worst = worst.max(registry.stats().retired_ranges);
             if i % writes == 0 {
                 for (stripe, reader) in inside.iter_mut().enumerate() {
-                    trapline::model::use_stripe(stripe);
+                    loom_tests::use_stripe(stripe);
                     *reader = enter(&registry);
                 }
             }

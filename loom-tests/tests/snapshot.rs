@@ -1,5 +1,5 @@
 //! Owned snapshots against writers.
-#![cfg(loom)]
+#![cfg(trapline_loom)]
 
 use loom_tests::{Arc, Registry, model, sequential, spawn};
 

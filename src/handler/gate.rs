@@ -67,9 +67,9 @@ use crate::sync::{self, AtomicPtr, AtomicU64, AtomicUsize, Site, ordering};
 use core::sync::atomic::Ordering;
 
 /// How many stripes there are.
-pub(crate) const STRIPES: usize = if cfg!(loom) { 2 } else { 64 };
+pub(crate) const STRIPES: usize = if cfg!(trapline_loom) { 2 } else { 64 };
 /// How many claims a stripe has.
-pub(crate) const CLAIMS: usize = if cfg!(loom) { 1 } else { 2 };
+pub(crate) const CLAIMS: usize = if cfg!(trapline_loom) { 1 } else { 2 };
 
 /// What a claim holds while nobody has it.
 const FREE: u64 = 0;
@@ -123,12 +123,12 @@ impl Claim {
 }
 
 impl Stripe {
-    #[cfg(not(loom))]
+    #[cfg(not(trapline_loom))]
     const fn new() -> Self {
         Stripe { claims: [const { AtomicU64::new(FREE) }; CLAIMS], counts: [const { AtomicUsize::new(0) }; 2] }
     }
 
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     fn new() -> Self {
         use core::array::from_fn;
         Stripe { claims: from_fn(|_| AtomicU64::new(FREE)), counts: from_fn(|_| AtomicUsize::new(0)) }
@@ -136,7 +136,7 @@ impl Stripe {
 }
 
 impl Gate {
-    #[cfg(not(loom))]
+    #[cfg(not(trapline_loom))]
     pub(crate) const fn new() -> Self {
         Self {
             current: AtomicPtr::new(core::ptr::null_mut()),
@@ -146,7 +146,7 @@ impl Gate {
         }
     }
 
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     pub(crate) fn new() -> Self {
         Self {
             current: AtomicPtr::new(core::ptr::null_mut()),
@@ -188,7 +188,7 @@ impl Gate {
         let seed = sync::stripe_seed();
         let hash = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 6);
         // A model picks its stripes itself.
-        let stripe = if cfg!(loom) { seed } else { hash as usize };
+        let stripe = if cfg!(trapline_loom) { seed } else { hash as usize };
         &self.stripes[stripe & (STRIPES - 1)]
     }
 

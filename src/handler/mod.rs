@@ -26,10 +26,6 @@
 pub(crate) mod gate;
 pub(crate) mod node;
 pub(crate) mod search;
-// Without code memory (see `lib.rs`) nobody asks for trap codes.
-#[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod trap_code;
-#[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod traps;
-#[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod walk;

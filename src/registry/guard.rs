@@ -25,7 +25,7 @@ impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
     }
 
     /// For models: has crossbeam run what is due.
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     pub fn flush(&self) {
         self._pin.flush();
     }

@@ -46,7 +46,7 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 use estate::{Aftermath, Estate};
 use std::sync::Arc;
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) use tree::pool::free as free_node;
 use writer::{Freed, Published, Writer};
 
@@ -131,13 +131,13 @@ unsafe impl<T: Send + Sync + 'static> Sync for CodeRegistry<T> {}
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// An empty registry. Allocates nothing.
-    #[cfg(not(loom))]
+    #[cfg(not(trapline_loom))]
     pub const fn new() -> Self {
         Self { gate: Gate::new(), pinned: AtomicBool::new(false), estate: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// An empty registry.
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     pub fn new() -> Self {
         Self { gate: Gate::new(), pinned: AtomicBool::new(false), estate: AtomicPtr::new(ptr::null_mut()) }
     }
@@ -332,19 +332,19 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     }
 
     /// For models: a reader that is inside the gate until the result is dropped, and may see anything.
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     pub fn enter_blindly(&self) -> impl Drop + '_ {
         self.gate.enter_blindly()
     }
 
     /// For models: a reader that is inside the gate until the result is dropped, and sees what is registered now.
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     pub fn enter(&self) -> impl Drop + '_ {
         self.gate.enter().0
     }
 
     /// For models: frees what can be freed as things are.
-    #[cfg(loom)]
+    #[cfg(trapline_loom)]
     pub fn collect(&self) {
         let Some(estate) = self.estate() else { return };
         let Ok(mut writer) = estate.lock() else { return };

@@ -130,7 +130,7 @@ impl Drop for RootRef {
 }
 
 // SAFETY: the pointer is the reference; clones and drops count as arc-swap expects of an `Arc`.
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 unsafe impl arc_swap::RefCnt for RootRef {
     type Base = Root;
 

@@ -12,7 +12,7 @@ use super::tree::{self, Edit, Place};
 use crate::handler::gate::{FIRST_TICK, Gate};
 use crate::handler::node::{Entry, Node};
 use crate::sync::RootCell;
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 use crate::sync::model::collect_at;
 use core::ops::Range;
 use core::ptr;
@@ -20,7 +20,7 @@ use core::ptr;
 /// How many nodes may wait in limbo before a writer looks whether they can be freed.
 ///
 /// A write retires a leaf and its ancestors, so this is some twenty to thirty writes.
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 const fn collect_at() -> usize {
     64
 }

@@ -88,8 +88,6 @@
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64"),
     target_pointer_width = "64",
-    // The models have no process-wide registry: loom's atomics cannot be made at compile time.
-    not(loom)
 ))]
 
 mod activation;

@@ -1,22 +1,22 @@
 //! The only room that knows about loom: what ships is what is modelled.
 //!
 //! Everything else in the crate takes its atomics, its root cell, its writer lock and its epoch from here. A normal
-//! build gets `core`'s atomics, [`arc_swap`], a fork-aware lock and a private [`crossbeam_epoch`] collector. A build
-//! with `--cfg loom` gets loom's atomics and lock, a model of the root cell (arc-swap is not loom-aware), and
-//! crossbeam's own loom build.
+//! build gets `core`'s atomics, [`arc_swap`], a fork-aware lock and a private [`crossbeam_epoch`] collector. The
+//! package `loom-tests` compiles the same files with `--cfg trapline_loom`, and gets loom's atomics and lock, a model of
+//! the root cell (arc-swap is not loom-aware), and crossbeam's own loom build.
 
 mod site;
 
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 pub(crate) mod epoch;
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 mod lock;
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) mod model;
 
 pub(crate) use site::{Site, fence, in_one_order, ordering, plain};
 
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 mod shipped {
     pub(crate) use super::lock::{Forked, Lock, LockGuard};
     pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
@@ -62,8 +62,8 @@ mod shipped {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 pub(crate) use shipped::*;
 
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) use model::*;

@@ -17,7 +17,7 @@ macro_rules! sites {
                 match self { $(Self::$name => Ordering::$ordering,)* }
             }
 
-            #[cfg(loom)]
+            #[cfg(trapline_loom)]
             pub(crate) const ALL: &'static [(Self, &'static str)] = &[$((Self::$name, stringify!($name)),)*];
         }
     };
@@ -74,14 +74,14 @@ sites! {
 }
 
 /// The ordering to use at `site`.
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 #[inline(always)]
 pub(crate) const fn ordering(site: Site) -> Ordering {
     site.shipped()
 }
 
 /// The ordering to use at `site`, weakened when the environment says so.
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) fn ordering(site: Site) -> Ordering {
     match weakened() {
         Some((weak, how)) if weak == site => how.unwrap_or(Ordering::Relaxed),
@@ -90,27 +90,27 @@ pub(crate) fn ordering(site: Site) -> Ordering {
 }
 
 /// Whether the read-modify-write at `site` is to be replaced by a plain load or store (`Site=plain`).
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 #[inline(always)]
 pub(crate) const fn plain(_site: Site) -> bool {
     false
 }
 
 /// Whether the read-modify-write at `site` is to be replaced by a plain load or store (`Site=plain`).
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) fn plain(site: Site) -> bool {
     weakened() == Some((site, None))
 }
 
 /// The fence at `site`.
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 #[inline(always)]
 pub(crate) fn fence(site: Site) {
     core::sync::atomic::fence(ordering(site));
 }
 
 /// The fence at `site`, weakened or left out when the environment says so.
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) fn fence(site: Site) {
     match ordering(site) {
         Ordering::Relaxed => {}
@@ -120,20 +120,20 @@ pub(crate) fn fence(site: Site) {
 
 /// Between two accesses of one thread that are both SeqCst, and so in the order in which they stand in the one total
 /// order. Nothing is to be done about that.
-#[cfg(not(loom))]
+#[cfg(not(trapline_loom))]
 #[inline(always)]
 pub(crate) const fn in_one_order(_first: Site, _second: Site) {}
 
 /// Between two accesses of one thread that are both SeqCst. loom takes them for AcqRel and knows nothing of the one total
 /// order but by fences: so there is one here, unless one of the accesses is weakened to less than SeqCst.
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 pub(crate) fn in_one_order(first: Site, second: Site) {
     if [first, second].map(ordering) == [Ordering::SeqCst; 2] {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 }
 
-#[cfg(loom)]
+#[cfg(trapline_loom)]
 fn weakened() -> Option<(Site, Option<Ordering>)> {
     use std::sync::OnceLock;
     static WEAKENED: OnceLock<Option<(Site, Option<Ordering>)>> = OnceLock::new();

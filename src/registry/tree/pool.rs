@@ -242,13 +242,13 @@ impl Pool {
         unsafe {
             self.taken -= bytes_of((*node).shape);
             (*node).witness.free();
-            #[cfg(loom)]
+            #[cfg(trapline_loom)]
             {
                 // A model must not mistake a node's next life for its last one.
                 crate::sync::bury(node);
                 return;
             }
-            #[cfg_attr(loom, expect(unreachable_code))]
+            #[cfg_attr(trapline_loom, expect(unreachable_code))]
             let stack = if (*node).shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
             stack.push(node);
         }
