@@ -107,18 +107,29 @@ impl Code {
         (g == 0 && h == 0).then_some(Self([a, b, c, d, e, f]))
     }
 
-    /// The code behind a pointer to the two bytes in front of it.
+    /// The code at `i` of a column that begins at `codes`.
+    ///
+    /// Two aligned loads and a shift: a handler may run with the interrupted code's alignment checks (EFLAGS.AC) on.
     ///
     /// # Safety
-    /// There are two bytes in front of the code that can be read.
+    /// The column can be read, begins at a multiple of four bytes, and has an even number of slots, `i` below it.
     #[inline(always)]
-    unsafe fn read(code: *const Self) -> *const () {
-        // One load and one shift, whatever the two bytes are.
-        // SAFETY: the caller's.
-        let bytes = unsafe { code.cast::<[u8; 8]>().byte_sub(2).read() };
-        ptr::with_exposed_provenance((u64::from_le_bytes(bytes) >> 16) as usize)
+    unsafe fn read(codes: *const Self, i: usize) -> *const () {
+        // Of two slots the first has the first four bytes and the next two; the second the two before the last four.
+        let odd = i & 1;
+        // SAFETY: the caller's: both words are of the two slots that `i` is one of.
+        let (low, high) = unsafe {
+            let words = codes.add(i).cast::<u8>().sub(2 * odd).cast::<u32>();
+            // Volatile, or the compiler makes one load of them.
+            (u64::from(words.read_volatile()), u64::from(words.add(1).read_volatile()))
+        };
+        let code = (low | high << 32) >> (16 * odd) & ((1 << 48) - 1);
+        ptr::with_exposed_provenance(code as usize)
     }
 }
+
+// What `Code::read` asks for.
+const _: () = assert!(offset_of!(NarrowLeaf, codes).is_multiple_of(4) && KEYS.is_multiple_of(2));
 
 #[repr(C)]
 pub(crate) struct WideLeaf {
@@ -168,7 +179,7 @@ impl NarrowLeaf {
     /// `i` is below the slots of the node.
     #[inline(always)]
     pub(crate) unsafe fn entry(&self, i: usize) -> Entry {
-        // SAFETY: the caller's; in front of the codes are the births.
+        // SAFETY: the caller's.
         unsafe {
             let start = self.start(i);
             Entry {
@@ -176,7 +187,7 @@ impl NarrowLeaf {
                 // Relaxed: see `hide` in `registry::tree::leaf`.
                 end: start.wrapping_add(self.lens.get_unchecked(i).load(Ordering::Relaxed) as usize),
                 birth: self.node.birth_base.wrapping_add(u64::from(*self.births.get_unchecked(i))),
-                code: Code::read((&raw const *self).byte_add(offset_of!(Self, codes)).cast::<Code>().add(i)),
+                code: Code::read((&raw const *self).byte_add(offset_of!(Self, codes)).cast(), i),
             }
         }
     }
