@@ -34,7 +34,8 @@ pub use code::{
 };
 pub use handler::walk::{BacktraceEnd, Frame, PcKind};
 pub use registry::{
-    CodeId, CodeRegistry, Found, Guard, RegisterError, Registration, Snapshot, Stats, UnregisterError, View,
+    CodeId, CodeRegistry, Found, Guard, Holder, RegisterError, Registration, Snapshot, SnapshotError, Stats,
+    UnregisterError, Unregistered, View,
 };
 #[cfg(feature = "components")]
 pub use store::Component;

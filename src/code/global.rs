@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::memory::CodeMemory;
 use super::registered::RegisteredCode;
 use crate::handler::trap_code::TrapCode;
-use crate::registry::{CodeId, CodeRegistry, Found, RegisterError, Registration, Snapshot, Stats, View};
+use crate::registry::{
+    CodeId, CodeRegistry, Found, RegisterError, Registration, Snapshot, Stats, UnregisterError, Unregistered, View,
+};
 
 /// Constant-initialised: a handler may be the first caller ever.
 static CODE: CodeRegistry<RegisteredCode> = CodeRegistry::new();
@@ -57,6 +59,36 @@ impl CodeRegistration {
     #[must_use]
     pub fn id(&self) -> Option<CodeId> {
         self.0.id()
+    }
+
+    /// Hides the code from later lookups, and says whether anybody may still see it. If nobody does, the registry has let
+    /// go of the memory when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If this process was forked while another thread of its parent was writing to the registry.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: takes the writers' lock, and may unmap.
+    pub fn unregister(self) -> Result<Unregistered, UnregisterError> {
+        self.0.unregister()
+    }
+
+    /// Hides the code from later lookups, and waits until nobody sees it any more; see
+    /// [`CodeRegistry::unregister_and_wait`], and there what would make it wait for ever. `None` for code without text.
+    ///
+    /// The memory is unmapped when the result is dropped, unless there are other `Arc`s of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`unregister`](Self::unregister).
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: waits.
+    pub fn unregister_and_wait(self) -> Result<Option<Arc<RegisteredCode>>, UnregisterError> {
+        self.0.leak().map(|id| CODE.unregister_and_wait(id)).transpose()
     }
 
     /// Leaves the code registered for the rest of the process.
@@ -156,13 +188,4 @@ pub fn code_stats() -> Stats {
 /// Not for handlers: unmaps memory.
 pub fn reclaim_code() {
     CODE.reclaim();
-}
-
-/// Frees what can be freed when it is dropped, as [`reclaim_code`] does.
-pub(crate) struct ReclaimCode;
-
-impl Drop for ReclaimCode {
-    fn drop(&mut self) {
-        reclaim_code();
-    }
 }

@@ -31,7 +31,7 @@ pub use global::{
     CodeRegistration, code_snapshot, code_stats, code_view, find_code, is_trap_pc, lookup_code, lookup_trap_code,
     reclaim_code, register_code,
 };
-pub(crate) use global::{ReclaimCode, register_private_copy, start_of_code};
+pub(crate) use global::{register_private_copy, start_of_code};
 pub use image::{ImageBuilder, ImageError, Target};
 pub use index::{DefinedFunctionIndex, SignatureIndex, StaticModuleIndex};
 pub use memory::CodeMemory;

@@ -21,6 +21,9 @@
 //!          for every claim: claim.load(Acquire)                                 GateScan
 //! ```
 //!
+//! A *guard*, of an ordinary thread, does not say what it sees, and may stay for long: it counts itself on its stripe's
+//! count of guards as others do on a count, and loads roots as often as it likes.
+//!
 //! A claim that the scan finds at 0 is *quiet*: nobody in it sees what was retired up to now. One that it finds at e is
 //! quiet as well, but for what was alive at e or just before: what was replaced by e or later, and born by e. So a
 //! reader that stays, or whose thread does not run, holds up what it can see and nothing that is written later.
@@ -48,6 +51,10 @@
 //! nothing beyond the one locked instruction that the claim takes anyhow. loom takes SeqCst accesses for weaker ones, but
 //! knows fences: see [`sync::in_one_order`].
 //!
+//! *A guard that the scan did not see* finds the new root, for the reason of the first paragraph: its addition and each of
+//! its loads of the root are SeqCst. How long one that the scan did see is to be waited for is for others to say: see
+//! `registry::estate`.
+//!
 //! # Liveness
 //!
 //! A claim holds up what was retired since the scan before only while its reader cannot say what it sees. A count says
@@ -73,8 +80,9 @@ pub(crate) const CLAIMS: usize = if cfg!(trapline_loom) { 1 } else { 2 };
 
 /// What a claim holds while nobody has it.
 const FREE: u64 = 0;
-/// What a claim holds while its reader may see any tree.
-const ANY: u64 = u64::MAX;
+/// Set in a claim whose reader may see any tree. The rest of it is a tick of the time when it came, so that one who
+/// comes after another is not taken for that one.
+const ANY: u64 = 1 << 63;
 /// The tick before anything was published. Not [`FREE`].
 pub(crate) const FIRST_TICK: u64 = 1;
 
@@ -83,6 +91,7 @@ pub(crate) const FIRST_TICK: u64 = 1;
 struct Stripe {
     claims: [AtomicU64; CLAIMS],
     counts: [AtomicUsize; 2],
+    guards: AtomicUsize,
 }
 
 /// The published root, and who is reading it.
@@ -97,6 +106,16 @@ pub(crate) struct Gate {
 
 /// A reader inside the gate; leaves when dropped, unwinding included.
 pub(crate) struct Inside<'g>(Place<'g>);
+
+/// A guard that is counted until this is dropped.
+pub(crate) struct Counted<'g>(&'g AtomicUsize);
+
+/// What the writer finds in a stripe.
+pub(crate) struct Occupants {
+    pub(crate) claims: [Claim; CLAIMS],
+    pub(crate) counts: [usize; 2],
+    pub(crate) guards: usize,
+}
 
 /// What a reader has to put back.
 enum Place<'g> {
@@ -118,20 +137,28 @@ impl Claim {
     /// The tick that its reader announced: it sees what was alive then or just before. `None` if there is no telling,
     /// and if it is free.
     pub(crate) const fn tick(self) -> Option<u64> {
-        if self.0 == FREE || self.0 == ANY { None } else { Some(self.0) }
+        if self.0 == FREE || self.0 & ANY != 0 { None } else { Some(self.0) }
     }
 }
 
 impl Stripe {
     #[cfg(not(trapline_loom))]
     const fn new() -> Self {
-        Stripe { claims: [const { AtomicU64::new(FREE) }; CLAIMS], counts: [const { AtomicUsize::new(0) }; 2] }
+        Stripe {
+            claims: [const { AtomicU64::new(FREE) }; CLAIMS],
+            counts: [const { AtomicUsize::new(0) }; 2],
+            guards: AtomicUsize::new(0),
+        }
     }
 
     #[cfg(trapline_loom)]
     fn new() -> Self {
         use core::array::from_fn;
-        Stripe { claims: from_fn(|_| AtomicU64::new(FREE)), counts: from_fn(|_| AtomicUsize::new(0)) }
+        Stripe {
+            claims: from_fn(|_| AtomicU64::new(FREE)),
+            counts: from_fn(|_| AtomicUsize::new(0)),
+            guards: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -174,11 +201,25 @@ impl Gate {
         (Inside(Place::Claim(claim)), root)
     }
 
-    /// Enters the gate as a reader who may see anything: what is retired from here on stays alive until the result is
-    /// dropped.
+    /// Counts a guard: of what hangs off the roots that it loads, nothing is freed before the result is dropped.
+    pub(crate) fn count_guard(&self) -> Counted<'_> {
+        let guards = &self.stripe().guards;
+        if sync::plain(Site::GuardEnter) {
+            guards.store(guards.load(Ordering::Acquire) + 1, Ordering::Release);
+        } else {
+            guards.fetch_add(1, ordering(Site::GuardEnter));
+        }
+        sync::in_one_order(Site::GuardEnter, Site::RootLoad);
+        Counted(guards)
+    }
+
+    /// For models: enters the gate as a reader who may see anything. What is retired from here on stays alive until the
+    /// result is dropped.
+    #[cfg(trapline_loom)]
     pub(crate) fn enter_blindly(&self) -> Inside<'_> {
         let stripe = self.stripe();
-        let Some(claim) = stripe.claim(ANY) else { return self.enter_count(stripe) };
+        let tick = self.tick.load(ordering(Site::TickLoad));
+        let Some(claim) = stripe.claim(ANY | tick) else { return self.enter_count(stripe) };
         sync::in_one_order(Site::GateClaim, Site::RootLoad);
         Inside(Place::Claim(claim))
     }
@@ -204,7 +245,7 @@ impl Gate {
         if self.tick.load(ordering(Site::TickCheck)) == tick {
             return (inside, root);
         }
-        claim.store(ANY, ordering(Site::GateRaise));
+        claim.store(ANY | tick, ordering(Site::GateRaise));
         sync::in_one_order(Site::GateRaise, Site::RootLoad);
         (inside, self.current())
     }
@@ -240,14 +281,15 @@ impl Gate {
         sync::fence(Site::ScanFence);
     }
 
-    /// The writer's look at a claim. Never waits.
-    pub(crate) fn claim(&self, stripe: usize, claim: usize) -> Claim {
-        Claim(self.stripes[stripe].claims[claim].load(ordering(Site::GateScan)))
-    }
-
-    /// The writer's look at a count: whether nobody is in. Never waits.
-    pub(crate) fn is_idle(&self, stripe: usize, phase: usize) -> bool {
-        self.stripes[stripe].counts[phase].load(ordering(Site::GateScan)) == 0
+    /// The writer's look at a stripe. Never waits.
+    #[inline]
+    pub(crate) fn occupants(&self, stripe: usize) -> Occupants {
+        let Stripe { claims, counts, guards } = &self.stripes[stripe];
+        Occupants {
+            claims: claims.each_ref().map(|claim| Claim(claim.load(ordering(Site::GateScan)))),
+            counts: counts.each_ref().map(|count| count.load(ordering(Site::GateScan))),
+            guards: guards.load(ordering(Site::GateScan)),
+        }
     }
 
     /// Sends newcomers to the counts of `phase`.
@@ -271,6 +313,27 @@ impl Stripe {
             // Relaxed when it is taken: nothing was entered yet.
             claim.compare_exchange(FREE, word, ordering(Site::GateClaim), Ordering::Relaxed).is_ok()
         })
+    }
+}
+
+impl Occupants {
+    /// Whether there are none.
+    #[inline]
+    pub(crate) fn is_nobody(&self) -> bool {
+        // One branch, and that one predictable.
+        self.claims.iter().fold(0, |all, claim| all | claim.0) == 0
+            && self.counts.iter().fold(self.guards, |all, count| all | count) == 0
+    }
+}
+
+impl Drop for Counted<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if sync::plain(Site::GuardLeave) {
+            self.0.store(self.0.load(Ordering::Acquire) - 1, Ordering::Release);
+        } else {
+            self.0.fetch_sub(1, ordering(Site::GuardLeave));
+        }
     }
 }
 

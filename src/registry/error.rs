@@ -13,17 +13,26 @@ pub enum RegisterError {
         /// The range that was to be registered.
         range: Range<usize>,
     },
-    /// The range shares addresses with another one, registered or of the same batch.
+    /// The range shares addresses with a registered one.
     Overlap {
         /// The range that was to be registered.
         range: Range<usize>,
-        /// The range that is in the way.
+        /// The registered range that is in the way.
         existing: Range<usize>,
+    },
+    /// Two ranges of one batch share addresses. Neither is registered.
+    OverlapInBatch {
+        /// The range of the two that starts later, or that comes later in the batch if they start at one address.
+        range: Range<usize>,
+        /// The other one.
+        other: Range<usize>,
     },
     /// There was no memory for the registry to grow.
     OutOfMemory {
-        /// The range that was to be registered.
+        /// The range that was to be registered; of a batch, one of its ranges.
         range: Range<usize>,
+        /// How many bytes were asked for.
+        bytes: usize,
     },
     /// This process was forked while another thread of its parent was writing to the registry, reclaiming, or taking
     /// the first snapshot after a write. The registry can therefore never be written to here. Lookups still work.
@@ -43,8 +52,13 @@ impl fmt::Display for RegisterError {
                 "code range {:#x}..{:#x} overlaps {:#x}..{:#x}, which is registered; unregister that first",
                 range.start, range.end, existing.start, existing.end
             ),
-            Self::OutOfMemory { range } => {
-                write!(f, "no memory to register code range {:#x}..{:#x}", range.start, range.end)
+            Self::OverlapInBatch { range, other } => write!(
+                f,
+                "code range {:#x}..{:#x} overlaps {:#x}..{:#x} of the same batch; nothing of the batch was registered",
+                range.start, range.end, other.start, other.end
+            ),
+            Self::OutOfMemory { range, bytes } => {
+                write!(f, "no {bytes} bytes of memory to register code range {:#x}..{:#x}", range.start, range.end)
             }
             Self::Forked => f.write_str(FORKED),
         }
@@ -57,7 +71,7 @@ impl core::error::Error for RegisterError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnregisterError {
-    /// The registration was removed before.
+    /// The registration was removed before, or is another registry's.
     NotRegistered {
         /// The id that is not there.
         id: CodeId,
@@ -70,7 +84,7 @@ impl fmt::Display for UnregisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRegistered { id } => {
-                write!(f, "{id:?} is not registered here, or no longer; whatever is at its address now is another's")
+                write!(f, "{id:?} is not registered here, or no longer; whatever is at its address now has another id")
             }
             Self::Forked => f.write_str(FORKED),
         }
@@ -78,6 +92,27 @@ impl fmt::Display for UnregisterError {
 }
 
 impl core::error::Error for UnregisterError {}
+
+/// Why there is no snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// There was no memory for it.
+    OutOfMemory {
+        /// How many bytes were asked for.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory { bytes } => write!(f, "no {bytes} bytes of memory for a snapshot of the code registry"),
+        }
+    }
+}
+
+impl core::error::Error for SnapshotError {}
 
 const FORKED: &str = "this process was forked while another thread was writing to the code registry or \
                       taking a snapshot of it, which cannot be written to any more; lookups still work";

@@ -5,27 +5,58 @@ use core::fmt;
 use core::ops::Range;
 use std::sync::Arc;
 
-/// Names one registration of a registry, for ever: its id is never given to another one, not even at the same address.
+/// Names one registration, for ever: no other registration of this process gets its id, in no registry, not even at the
+/// same address.
+///
+/// (Two copies of this crate in one process, of different versions say, do not know of each other's ids.)
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use trapline::CodeRegistry;
+///
+/// static CODE: CodeRegistry<&str> = CodeRegistry::new();
+/// static LAST_SEEN: AtomicU64 = AtomicU64::new(0); // no id
+///
+/// let registration = CODE.register(0x1000..0x2000, Arc::new("fib"))?;
+/// CODE.with(0x1234, |found| LAST_SEEN.store(found.id().as_u64(), Ordering::Relaxed));
+/// assert_eq!(LAST_SEEN.load(Ordering::Relaxed), registration.id().unwrap().as_u64());
+/// # Ok::<(), trapline::RegisterError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CodeId {
-    // The start leads to the place, the tick of the registration tells it from earlier and later ones there.
+    // The start leads to the place. The number tells the registration from all others.
     start: usize,
-    birth: u64,
+    number: u64,
 }
 
 impl CodeId {
-    pub(super) const fn new(start: usize, birth: u64) -> Self {
-        Self { start, birth }
+    pub(super) const fn new(start: usize, number: u64) -> Self {
+        Self { start, number }
     }
 
     pub(super) const fn parts(self) -> (usize, u64) {
-        (self.start, self.birth)
+        (self.start, self.number)
+    }
+
+    /// A number that no other registration of this process has, and that is not 0. They ascend in the order of the
+    /// registrations of one registry, and in the order of addresses within one call of
+    /// [`register_all`](super::CodeRegistry::register_all).
+    ///
+    /// # Signal safety
+    ///
+    /// Safe.
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        self.number
     }
 }
 
 impl fmt::Debug for CodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CodeId({:#x}@{})", self.start, self.birth)
+        write!(f, "CodeId({:#x}@{})", self.start, self.number)
     }
 }
 

@@ -1,27 +1,31 @@
 //! Lookups for ordinary threads: pin once, look up often.
 
 use super::{CodeRegistry, Found};
-use crate::handler::node;
+use crate::handler::{gate, node};
 use crate::sync;
 use core::fmt;
 use std::sync::Arc;
 
 /// A pinned thread: what it looks up stays alive for as long as the guard lives.
 ///
-/// Pinning costs some nanoseconds and shares no cache line with other threads; pinning again while pinned costs one.
-/// Lookups through a guard are as fast as through a snapshot. A guard keeps *all* garbage of the process's registries
-/// from being freed while it lives: hold it for a stack walk, not for a day. [`CodeRegistry::snapshot`] is for that.
+/// Pinning costs some nanoseconds and, mostly, shares no cache line with other threads. Lookups through a guard are as
+/// fast as through a snapshot. A guard keeps what is retired from its registry while it lives from being freed: hold it for
+/// a stack walk, not for a day. [`CodeRegistry::snapshot`] is for that. Other registries do not notice it. Guards of one
+/// thread that overlap count as one, from the pin of the first to the end of the last. (Only where a registry is never
+/// without guards, because those of several threads overlap without end, does it matter to it who else is pinned: the
+/// epoch that then says which of them are gone is one for all registries.)
 ///
 /// A guard stays on the thread that made it.
 pub struct Guard<'r, T: Send + Sync + 'static> {
     registry: &'r CodeRegistry<T>,
+    _counted: gate::Counted<'r>,
     // Not Send, and unpins when dropped.
     _pin: sync::epoch::Guard,
 }
 
 impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
-    pub(super) fn new(registry: &'r CodeRegistry<T>, pin: sync::epoch::Guard) -> Self {
-        Self { registry, _pin: pin }
+    pub(super) fn new(registry: &'r CodeRegistry<T>, counted: gate::Counted<'r>, pin: sync::epoch::Guard) -> Self {
+        Self { registry, _counted: counted, _pin: pin }
     }
 
     /// For models: has crossbeam run what is due.
@@ -40,8 +44,8 @@ impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
     #[inline(always)]
     pub fn get(&self, pc: usize) -> Option<Found<'_, T>> {
         let root = self.registry.gate.current();
-        // SAFETY: pinned since before the load: the nodes below the root, and their payloads, are not freed before
-        // the unpin (N4). A payload of this registry is a T.
+        // SAFETY: counted and pinned since before the load: the nodes below the root, and their payloads, are not freed
+        // before that ends (N4). A payload of this registry is a T.
         unsafe { node::find(root, pc).map(|entry| Found::new(pc, entry)) }
     }
 

@@ -6,15 +6,23 @@
 //! - no handler is inside that announced a tick in its life, and
 //! - no snapshot of a tick in its life is held.
 //!
+//! Every write looks, right after its publication: what nobody sees does not outlive the write that replaced it (P6).
+//!
 //! Garbage that only snapshots or announced handlers hold up is filed with one of them that sees it, and is not looked at
 //! again until that one goes. So each keeps what it can see, and what is written later does not add to it; and no write
 //! looks at more garbage than it may be able to free.
 
+use super::outcome::Holder;
 use super::quiet::Quiet;
 use super::root::RootRef;
 use super::tree::pool::{List, book, bytes_of};
 use crate::handler::gate::Gate;
 use crate::handler::node::Node;
+use crate::sync::NoMemory;
+use core::ptr;
+
+/// So many held roots are all looked at in every write; more of them, in turns.
+const FEW: usize = 8;
 
 /// Retired nodes, and the roots that snapshots hold.
 pub(crate) struct Limbo {
@@ -22,6 +30,8 @@ pub(crate) struct Limbo {
     fresh: List,
     /// Superseded roots that snapshots still had when last looked at, in order of their ticks.
     held: Vec<RootRef>,
+    /// How many writes ago all of them were looked at.
+    unswept: usize,
     /// Who is inside the gate, and what is filed with them.
     quiet: Quiet,
     /// How many nodes are filed with held roots and handlers, and their bytes.
@@ -29,14 +39,24 @@ pub(crate) struct Limbo {
     kept_bytes: usize,
 }
 
+/// What a collection found out.
+#[derive(Default)]
+pub(crate) struct Collected {
+    /// Who may see a payload that was retired by the last write, if anybody does.
+    pub(crate) held: Option<Holder>,
+    /// The tick at which the newest garbage died that guards are in the way of.
+    pub(crate) guarded: Option<u64>,
+}
+
 impl Limbo {
     pub(crate) const fn new() -> Self {
-        Self { fresh: List::new(), held: Vec::new(), quiet: Quiet::new(), kept: 0, kept_bytes: 0 }
+        Self { fresh: List::new(), held: Vec::new(), unswept: 0, quiet: Quiet::new(), kept: 0, kept_bytes: 0 }
     }
 
-    /// Sets memory aside for so many more held roots; false if there is none.
-    pub(crate) fn reserve(&mut self, roots: usize) -> bool {
-        self.held.try_reserve(roots).is_ok()
+    /// Sets memory aside for one more held root.
+    pub(crate) fn reserve(&mut self) -> Result<(), NoMemory> {
+        let bytes = 2 * self.held.len().max(2) * size_of::<RootRef>();
+        self.held.try_reserve(1).map_err(|_| NoMemory { bytes })
     }
 
     /// Takes what a publication replaced; room was [reserved](Self::reserve).
@@ -47,11 +67,6 @@ impl Limbo {
     /// Takes what the publication of one tick retired.
     pub(crate) fn retire(&mut self, nodes: &mut List) {
         self.fresh.append(nodes);
-    }
-
-    /// How many nodes may be seen by handlers and guards still.
-    pub(crate) fn waiting(&self) -> usize {
-        self.fresh.len()
     }
 
     /// How many nodes are here in all.
@@ -71,70 +86,152 @@ impl Limbo {
         (!first.is_null()).then(|| unsafe { book(first).death })
     }
 
+    /// The same of the newest.
+    fn newest(&self) -> Option<u64> {
+        let last = self.fresh.last();
+        // SAFETY: as in `oldest`.
+        (!last.is_null()).then(|| unsafe { book(last).death })
+    }
+
     /// Finds what nobody sees any more, after the publication of tick `now`. Never waits.
     ///
-    /// `frontier_of_guards` says through which tick the guards see nothing; it is asked after the look at the gate.
-    /// Hands over the roots that may be used again. Takes time in proportion to the roots that are held, to the readers
-    /// that are inside, and to what can be freed.
+    /// `guards_through` says through which tick the guards see nothing, if there are guards; it is asked after the look at
+    /// the gate. Hands over the roots that may be used again.
+    ///
+    /// Takes time in proportion to the readers that are inside and to what can be freed; and to the roots that are held,
+    /// if these are few or the collection is to be `thorough`.
     pub(crate) fn collect(
         &mut self,
         gate: &Gate,
         now: u64,
-        frontier_of_guards: impl Fn() -> u64,
+        guards_through: impl Fn() -> u64,
+        thorough: bool,
         freed: &mut List,
-        spare: impl FnMut(RootRef),
-    ) {
+        mut spare: impl FnMut(RootRef),
+    ) -> Collected {
         if self.len() == 0 && self.held.is_empty() {
-            return;
+            return Collected::default();
         }
         let mut loose = List::new();
-        let frontier = self.quiet.scan(gate, now, self.oldest().unwrap_or(0), &mut loose);
-        self.sort_out(frontier.min(frontier_of_guards()), loose, freed, spare);
+        let seen = self.quiet.scan(gate, now, self.oldest().unwrap_or(0), &mut loose);
+        let guards_through = if seen.guards { guards_through() } else { u64::MAX };
+        self.unswept += 1;
+        if thorough || self.held.len() <= FEW || self.unswept >= self.held.len() {
+            self.sweep(&mut loose, &mut spare);
+        }
+        let held = self.sort_out(now, seen.frontier.min(guards_through), loose, freed, spare);
+        let newest = self.newest();
+        Collected {
+            held: match newest {
+                Some(death) if death == now && seen.frontier < now => Some(Holder::Lookup),
+                Some(death) if death == now => Some(Holder::Guard),
+                _ => held,
+            },
+            // Nothing else than guards is in the way of the newest.
+            guarded: newest.filter(|death| guards_through < *death),
+        }
     }
 
     /// As [`collect`](Self::collect), when there is no handler and no guard any more.
-    pub(crate) fn collect_after_readers(&mut self, freed: &mut List, spare: impl FnMut(RootRef)) {
+    pub(crate) fn collect_after_readers(&mut self, freed: &mut List, mut spare: impl FnMut(RootRef)) {
         let mut loose = List::new();
         self.quiet.end(&mut loose);
-        self.sort_out(u64::MAX, loose, freed, spare);
+        self.sweep(&mut loose, &mut spare);
+        self.sort_out(0, u64::MAX, loose, freed, spare);
     }
 
-    /// Given that handlers that are not announced, and guards, see nothing that died at `frontier` or before, nor
-    /// anything that is `loose`.
-    fn sort_out(&mut self, frontier: u64, mut loose: List, freed: &mut List, mut spare: impl FnMut(RootRef)) {
+    /// Lets go of the held roots that are nobody's any more.
+    fn sweep(&mut self, loose: &mut List, spare: &mut impl FnMut(RootRef)) {
+        self.unswept = 0;
         for root in self.held.extract_if(.., |root| root.is_unique()) {
             // SAFETY: the limbo is the writer's.
             loose.append(&mut unsafe { root.take_kept() });
             spare(root);
         }
+    }
+
+    /// Given that handlers that are not announced, and guards, see nothing that died at `frontier` or before, nor
+    /// anything that is `loose`. Says who holds a payload of what died `now`, if somebody does.
+    fn sort_out(
+        &mut self,
+        now: u64,
+        frontier: u64,
+        mut loose: List,
+        freed: &mut List,
+        mut spare: impl FnMut(RootRef),
+    ) -> Option<Holder> {
+        let mut held = None;
+        // What was filed is filed again, or freed.
         self.kept -= loose.len();
         self.kept_bytes -= loose.bytes();
-        while self.oldest().is_some_and(|death| death <= frontier) {
-            let Some(node) = self.fresh.pop() else { break };
-            self.file(node, freed);
-        }
-        while let Some(node) = loose.pop() {
-            self.file(node, freed);
+        loop {
+            let ripe = self.oldest().is_some_and(|death| death <= frontier);
+            let Some(node) = (if ripe { self.fresh.pop() } else { loose.pop() }) else { return held };
+            // SAFETY: the node came from one of our lists, so it is alive and its book is ours.
+            let is_of_now = unsafe { book(node).death == now && book(node).doomed != 0 };
+            let mut more = List::new();
+            let holder = self.file(node, freed, &mut more, &mut spare);
+            self.kept -= more.len();
+            self.kept_bytes -= more.bytes();
+            loose.append(&mut more);
+            if is_of_now {
+                held = holder.or(held);
+            }
         }
     }
 
-    /// Files a node with the newest snapshot that sees it, or with an announced handler that does, if there is one.
-    fn file(&mut self, node: *mut Node, freed: &mut List) {
+    /// Files a node with the newest snapshot that sees it, or with an announced handler that does, and says which; or
+    /// frees it if there is none. What was filed with snapshots that turn out to be gone is let `loose`.
+    fn file(
+        &mut self,
+        node: *mut Node,
+        freed: &mut List,
+        loose: &mut List,
+        spare: &mut impl FnMut(RootRef),
+    ) -> Option<Holder> {
         // SAFETY: the node came from one of our lists, so it is alive and its book is ours. So are the lists of the
         // held roots: snapshots read a root's other fields only.
         unsafe {
             let (birth, death) = (book(node).birth, book(node).death);
-            let older = self.held.partition_point(|root| root.tick() < death);
-            match older.checked_sub(1).and_then(|i| self.held.get(i)) {
-                Some(root) if root.tick() >= birth => root.keep(node),
-                _ => match self.quiet.reader_of(birth, death) {
-                    Some(kept) => kept.push(node),
-                    None => return freed.push(node),
-                },
+            let holder = loop {
+                let newest = self.held.partition_point(|root| root.tick() < death).checked_sub(1);
+                let Some((at, root)) = newest.and_then(|at| Some((at, self.held.get(at)?))) else { break None };
+                if root.tick() < birth {
+                    break None;
+                }
+                if !root.is_unique() {
+                    root.keep(node);
+                    break Some(Holder::Snapshot);
+                }
+                let root = self.held.remove(at);
+                loose.append(&mut root.take_kept());
+                spare(root);
+            };
+            let holder = holder.or_else(|| {
+                self.quiet.reader_of(birth, death)?.push(node);
+                Some(Holder::Lookup)
+            });
+            match holder {
+                Some(_) => {
+                    self.kept += 1;
+                    self.kept_bytes += bytes_of((*node).shape);
+                }
+                None => freed.push(node),
             }
-            self.kept += 1;
-            self.kept_bytes += bytes_of((*node).shape);
+            holder
         }
+    }
+
+    /// Whether the node that died at tick `death` is here still. Takes time in proportion to what is here.
+    pub(crate) fn has(&self, node: *const Node, death: u64) -> bool {
+        let is_it = |other: *mut Node| {
+            // SAFETY: listed nodes are alive, and their books are the lists'.
+            ptr::eq(node, other) && unsafe { book(other).death == death }
+        };
+        // SAFETY: the limbo is the writer's, and so is what is filed with roots.
+        self.fresh.iter().any(is_it)
+            || self.held.iter().any(|root| unsafe { root.kept() }.iter().any(is_it))
+            || self.quiet.kept().any(|list| list.iter().any(is_it))
     }
 
     /// Everything, whoever may see it: the end of the registry and of all its snapshots.

@@ -19,6 +19,8 @@ mod estate;
 mod found;
 mod guard;
 mod limbo;
+mod outcome;
+mod panics;
 mod quiet;
 mod read;
 mod registration;
@@ -29,22 +31,25 @@ mod tree;
 mod view;
 mod writer;
 
-pub use error::{RegisterError, UnregisterError};
+pub use error::{RegisterError, SnapshotError, UnregisterError};
 pub use found::{CodeId, Found};
 pub use guard::Guard;
+pub use outcome::{Holder, Unregistered};
 pub use registration::Registration;
 pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use view::View;
 
 use crate::handler::gate::Gate;
-use crate::sync::{self, AtomicBool, AtomicPtr};
+use crate::sync::{self, AtomicPtr, Counted, NoMemory, Shared};
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::Ordering;
 use estate::{Aftermath, Estate};
+use limbo::Collected;
+use panics::Panics;
 use std::sync::Arc;
 #[cfg(trapline_loom)]
 pub(crate) use tree::pool::free as free_node;
@@ -93,21 +98,29 @@ use writer::{Freed, Published, Writer};
 /// # Memory
 ///
 /// Writers copy the few nodes they change, and free what they replaced once nobody sees it: they never wait for
-/// readers. Every write leaves garbage of about one leaf and its ancestors, 1.2 KiB and 0.8 KiB a level. When 64 such
-/// nodes wait, writes free what they can; with no handler inside and no guard held, that is all of them
-/// ([`pin`](Self::pin): two rounds later). [`reclaim`](Self::reclaim) frees at once.
+/// readers. Every write replaces about one leaf and its ancestors, 1.2 KiB and 0.8 KiB a level, and every write looks who
+/// is inside. **With no handler inside, and no guard and no snapshot that sees it, what a write replaced is freed before
+/// that write returns, and so is a payload that it unregistered**: nothing is left of them.
 ///
-/// A handler that stays, or whose thread does not run, keeps the nodes and payloads that it sees, as a snapshot does, and
-/// nothing that is written later. Few handlers hold up all that is retired while they are inside: those that find the
-/// two claims of their stripe of the gate taken, because other threads' stacks hash to it or because they interrupt a
-/// lookup that interrupted a lookup; and those that were overtaken by two publications while they entered. So does a
-/// guard that stays.
+/// Otherwise it stays for those who see it. They keep:
 ///
-/// Failed allocations that grow with the registry are errors. Some of fixed size abort the process, as everywhere in
-/// Rust: the shared state of the first registration (`Arc::new`); the words that a [`snapshot`](Self::snapshot) refers
-/// to, and the list of those that are held, and what arc-swap sets up the first time a thread takes one, or is the
-/// first to write after one; and once [`pin`](Self::pin) is used, crossbeam-epoch's bags and its record of each thread.
-/// A removal takes no memory but what arc-swap and crossbeam need.
+/// | | nodes and payloads of |
+/// |---|---|
+/// | a handler inside, however long | the moment at which it came |
+/// | a snapshot | its moment |
+/// | a guard | all that is retired while it lives |
+///
+/// and what is written later beside the first two is freed as if they were not there. Few handlers are as guards: those
+/// that find the two claims of their stripe of the gate taken, because other threads' stacks hash to it or because they
+/// interrupt a lookup that interrupted a lookup; and those that were overtaken by two publications while they entered.
+///
+/// What they kept is freed by the first write after they have gone, or by [`reclaim`](Self::reclaim). (What only a snapshot
+/// kept may take as many writes as there are superseded snapshots, if these are many.)
+///
+/// Failed allocations are errors, and removals take no memory; but three things abort the process, which have no other way
+/// to fail: [`snapshot`](Self::snapshot), for which there is [`try_snapshot`](Self::try_snapshot); what arc-swap sets up
+/// the first time a thread takes a snapshot, or is the first to write after one; and [`pin`](Self::pin), for
+/// crossbeam-epoch's record of each thread and what guards that overlap need there.
 ///
 /// # Fork
 ///
@@ -117,10 +130,8 @@ use writer::{Freed, Published, Writer};
 /// never freed.
 pub struct CodeRegistry<T: Send + Sync + 'static> {
     gate: Gate,
-    /// Whether anybody ever pinned: without guards there is nothing to wait for but the gate.
-    pinned: AtomicBool,
-    /// An `Arc`, or null before the first registration.
-    estate: AtomicPtr<Estate<T>>,
+    /// From `Shared::into_raw`, or null before the first registration.
+    estate: AtomicPtr<Counted<Estate<T>>>,
 }
 
 // SAFETY: lookups share payloads between threads and any thread may drop them, so they are Send and Sync; everything
@@ -133,13 +144,13 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// An empty registry. Allocates nothing.
     #[cfg(not(trapline_loom))]
     pub const fn new() -> Self {
-        Self { gate: Gate::new(), pinned: AtomicBool::new(false), estate: AtomicPtr::new(ptr::null_mut()) }
+        Self { gate: Gate::new(), estate: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// An empty registry.
     #[cfg(trapline_loom)]
     pub fn new() -> Self {
-        Self { gate: Gate::new(), pinned: AtomicBool::new(false), estate: AtomicPtr::new(ptr::null_mut()) }
+        Self { gate: Gate::new(), estate: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Registers `range`, exclusive of its end, as `code`.
@@ -154,7 +165,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # Panics
     ///
     /// If the destructor of a payload that this call happens to free panics. The rest is freed first, and what this
-    /// call registered is unregistered.
+    /// call registered is unregistered. Of several panics the first goes on.
     ///
     /// # Signal safety
     ///
@@ -165,16 +176,20 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
             return Ok(Registration::new(self, None));
         }
         let start = range.start;
-        let raw = Arc::into_raw(code);
-        let (result, aftermath) = self.write(core::iter::once((range, raw.cast())));
-        // What is freed may panic. By then the range has an owner that unregisters it, or the code one that drops it.
-        let (registration, _rejected) = match result {
-            Ok(tick) => (Ok(Registration::new(self, Some(CodeId::new(start, tick)))), None),
-            // SAFETY: from `into_raw` above, and not registered.
-            Err(error) => (Err(error), Some(unsafe { Arc::from_raw(raw) })),
-        };
-        aftermath.run();
-        registration
+        // The registry's from here on, unless it is given back.
+        let code = ManuallyDrop::new(code);
+        let (result, aftermath) = self.write(core::iter::once((range, Arc::as_ptr(&code).cast())));
+        // Destructors run last, when the range has an owner that unregisters it.
+        let result = result.map(|number| Registration::new(self, Some(CodeId::new(start, number))));
+        let mut panics = Panics::default();
+        if let Some(aftermath) = aftermath {
+            aftermath.run_holding(&mut panics);
+        }
+        if result.is_err() {
+            panics.drop(ManuallyDrop::into_inner(code));
+        }
+        panics.go_on();
+        result
     }
 
     /// Registers many ranges at once: all or none, and lookups find all or none.
@@ -184,12 +199,12 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Errors
     ///
-    /// As [`register`](Self::register); of several ranges at fault, one is named. Ranges of the batch may not overlap
-    /// each other either.
+    /// As [`register`](Self::register), and if ranges of the batch overlap each other; of several ranges at fault, one is
+    /// named.
     ///
     /// # Panics
     ///
-    /// As [`register`](Self::register).
+    /// As [`register`](Self::register), and if the iterator does.
     ///
     /// # Signal safety
     ///
@@ -198,99 +213,219 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         &self,
         codes: impl IntoIterator<Item = (Range<usize>, Arc<T>)>,
     ) -> Result<Vec<Registration<'_, T>>, RegisterError> {
-        let no_memory = |range: &Range<usize>| RegisterError::OutOfMemory { range: range.clone() };
-        let mut all = Vec::new();
-        for (range, code) in codes {
-            check(&range)?;
-            all.try_reserve(1).map_err(|_| no_memory(&range))?;
-            all.push((range, code));
-        }
-        let mut order: Vec<usize> = Vec::new();
-        let mut registrations = Vec::new();
-        if let Some((first, _)) = all.first() {
-            order.try_reserve_exact(all.len()).map_err(|_| no_memory(first))?;
-            registrations.try_reserve_exact(all.len()).map_err(|_| no_memory(first))?;
-        }
-        order.extend((0..all.len()).filter(|i| !all[*i].0.is_empty()));
-        order.sort_unstable_by_key(|i| all[*i].0.start);
-        // Once written, the references are the registry's, which may even have dropped them: whatever happens from here
-        // on, this side must not drop them too.
-        let mut all = ManuallyDrop::new(all);
-        let (result, aftermath) = self.write(order.iter().map(|i| (all[*i].0.clone(), Arc::as_ptr(&all[*i].1).cast())));
-        let mut rejected = Vec::new();
-        let result = match result {
-            Ok(tick) => {
-                for (range, code) in all.drain(..) {
-                    let id = (!range.is_empty()).then(|| CodeId::new(range.start, tick));
-                    if id.is_some() {
-                        core::mem::forget(code);
-                    }
-                    registrations.push(Registration::new(self, id));
-                }
-                Ok(registrations)
-            }
-            Err(error) => {
-                rejected = core::mem::take(&mut *all);
-                Err(error)
-            }
-        };
-        drop(ManuallyDrop::into_inner(all));
-        aftermath.run();
-        drop(rejected);
+        let mut batch = Batch { codes: Vec::new() };
+        let mut panics = Panics::default();
+        let result = self.register_batch(codes, &mut batch, &mut panics);
+        // What is registered is not in the batch any more. The rest goes, whatever its destructors do.
+        batch.codes.drain(..).for_each(|(_, code)| panics.drop(ManuallyDrop::into_inner(code)));
+        panics.go_on();
         result
     }
 
-    /// Registers ranges in order of their starts: the tick of the publication, and what is left to do.
+    fn register_batch(
+        &self,
+        codes: impl IntoIterator<Item = (Range<usize>, Arc<T>)>,
+        batch: &mut Batch<T>,
+        panics: &mut Panics,
+    ) -> Result<Vec<Registration<'_, T>>, RegisterError> {
+        for (range, code) in codes {
+            let code = ManuallyDrop::new(code);
+            // Whatever comes of the range, the batch drops its code.
+            if batch.codes.try_reserve(1).is_err() {
+                panics.drop(ManuallyDrop::into_inner(code));
+                let bytes = (2 * batch.codes.len()).max(4) * size_of::<(Range<usize>, Arc<T>)>();
+                return Err(RegisterError::OutOfMemory { range, bytes });
+            }
+            batch.codes.push((range.clone(), code));
+            check(&range)?;
+        }
+        let codes = &mut batch.codes;
+        let first = codes.first().map_or(0..0, |(range, _)| range.clone());
+        let no_memory = |bytes| RegisterError::OutOfMemory { range: first.clone(), bytes };
+        let (mut order, mut registrations) = (Vec::new(), Vec::new());
+        let bytes = codes.len() * size_of::<usize>();
+        order.try_reserve_exact(codes.len()).map_err(|_| no_memory(bytes))?;
+        let bytes = codes.len() * size_of::<Registration<'_, T>>();
+        registrations.try_reserve_exact(codes.len()).map_err(|_| no_memory(bytes))?;
+        order.extend((0..codes.len()).filter(|i| !codes[*i].0.is_empty()));
+        order.sort_unstable_by_key(|i| (codes[*i].0.start, *i));
+        for neighbours in order.windows(2) {
+            let [other, range] = [neighbours[0], neighbours[1]].map(|i| &codes[i].0);
+            if range.start < other.end {
+                return Err(RegisterError::OverlapInBatch { range: range.clone(), other: other.clone() });
+            }
+        }
+        registrations.extend(codes.iter().map(|_| Registration::new(self, None)));
+        let ranges = order.iter().map(|i| (codes[*i].0.clone(), Arc::as_ptr(&codes[*i].1).cast()));
+        let (result, aftermath) = self.write(ranges);
+        let result = result.map(|first| {
+            for (number, i) in (first..).zip(&order) {
+                registrations[*i] = Registration::new(self, Some(CodeId::new(codes[*i].0.start, number)));
+            }
+            // These are the registry's now, whose `Arc`s they were. None of this runs a destructor.
+            codes.retain(|(range, _)| range.is_empty());
+            registrations
+        });
+        if let Some(aftermath) = aftermath {
+            aftermath.run_holding(panics);
+        }
+        result
+    }
+
+    /// Registers ranges in order of their starts: the number of the first, and what is left to do.
     fn write<'r>(
         &'r self,
         ranges: impl ExactSizeIterator<Item = (Range<usize>, *const ())>,
-    ) -> (Result<u64, RegisterError>, Aftermath<'r, T>) {
-        let estate = self.estate_or_new();
-        let Ok(mut writer) = estate.lock() else { return (Err(RegisterError::Forked), Aftermath::nothing(estate)) };
+    ) -> (Result<u64, RegisterError>, Option<Aftermath<'r, T>>) {
+        let mut ranges = ranges.peekable();
+        let estate = match self.estate_or_new() {
+            Ok(estate) => estate,
+            Err(NoMemory { bytes }) => {
+                let range = ranges.peek().map_or(0..0, |(range, _)| range.clone());
+                return (Err(RegisterError::OutOfMemory { range, bytes }), None);
+            }
+        };
+        let Ok(mut writer) = estate.lock() else { return (Err(RegisterError::Forked), None) };
         let result = writer.register(self.published(estate), ranges);
-        (result, self.end_write(estate, writer, Freed::nothing()))
+        let mut freed = Freed::nothing();
+        let collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), false);
+        (result, Some(estate.unlock(writer, freed, &collected)))
     }
 
-    /// Removes what was registered as `id`.
+    /// Removes what was registered as `id`, and says what became of its payload.
     ///
     /// Lookups that begin afterwards do not find it; those under way may go on using the payload, which is let go when
     /// they are done. This does not stop threads that execute the code. O(log n).
     ///
-    /// Never fails for lack of memory.
+    /// Never fails for lack of memory, and never waits for a reader.
     ///
     /// # Errors
     ///
-    /// If there is no such registration, or no longer: an id is never given to another one.
+    /// If there is no such registration, or no longer, or it is another registry's.
     ///
     /// # Panics
     ///
-    /// If the destructor of a payload that this call happens to free panics. The rest is freed first, and the code is
-    /// unregistered.
+    /// If the destructor of a payload that this call frees panics. The rest is freed first, and the code is
+    /// unregistered. Of several panics the first goes on.
     ///
     /// # Signal safety
     ///
     /// Not safe: it takes a lock, and may run destructors.
-    pub fn unregister(&self, id: CodeId) -> Result<(), UnregisterError> {
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use trapline::{CodeRegistry, Holder, Unregistered};
+    ///
+    /// static CODE: CodeRegistry<&str> = CodeRegistry::new();
+    ///
+    /// let id = CODE.register(0x1000..0x2000, Arc::new("fib"))?.leak().unwrap();
+    /// assert_eq!(CODE.unregister(id)?, Unregistered::Gone);
+    ///
+    /// let id = CODE.register(0x1000..0x2000, Arc::new("fib"))?.leak().unwrap();
+    /// let snapshot = CODE.snapshot();
+    /// assert_eq!(CODE.unregister(id)?, Unregistered::Held(Holder::Snapshot));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unregister(&self, id: CodeId) -> Result<Unregistered, UnregisterError> {
         let missing = UnregisterError::NotRegistered { id };
         let Some(estate) = self.estate() else { return Err(missing) };
-        let (start, birth) = id.parts();
+        let (start, number) = id.parts();
         let mut freed = Freed::nothing();
         let mut writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
-        let frontier = || self.frontier_of_guards(estate);
-        let found = writer.unregister(self.published(estate), start, birth, &mut freed, frontier);
-        self.end_write(estate, writer, freed).run();
-        if found { Ok(()) } else { Err(missing) }
+        let guards_through = || estate.guards_through();
+        let removed = writer.unregister(self.published(estate), start, number, &mut freed, guards_through);
+        let Some((outcome, collected)) = removed else { return Err(missing) };
+        estate.unlock(writer, freed, &collected).run();
+        Ok(outcome)
     }
 
-    /// Frees what can be freed. With no handler inside, no guard held anywhere in the process, and no snapshot that
-    /// sees it, that is everything that was retired before.
+    /// Removes what was registered as `id`, waits until nobody sees it any more, and gives its payload back.
+    ///
+    /// For those who must know, because they are about to reuse what the payload describes: when this returns, no lookup,
+    /// guard or snapshot of this registry can lead to the payload, nor is any looking at it. (Clones of the `Arc`, the
+    /// caller's own or of [`get_owned`](Self::get_owned), are their owners' business.)
+    ///
+    /// **This is the one call that waits for readers.** It waits for ever if the calling thread is one of them (it has a
+    /// guard or a snapshot of this registry that sees the code, or is inside a closure of a lookup), if one of them waits
+    /// for the calling thread, or if one never ends: a snapshot in a `static`, a closure that was left by `longjmp`, a
+    /// handler whose thread a `fork` left behind. It polls, with pauses of up to a millisecond, and holds no lock in
+    /// between. Without any memory the code stays registered until there is some.
+    ///
+    /// # Errors
+    ///
+    /// As [`unregister`](Self::unregister).
+    ///
+    /// # Panics
+    ///
+    /// If the destructor of another payload that this call happens to free panics, when this one's code is unregistered.
+    ///
+    /// # Signal safety
+    ///
+    /// Not safe: it takes a lock, and waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use trapline::CodeRegistry;
+    ///
+    /// static CODE: CodeRegistry<Vec<u8>> = CodeRegistry::new();
+    ///
+    /// let id = CODE.register(0x1000..0x2000, Arc::new(vec![1, 2, 3]))?.leak().unwrap();
+    /// let payload = CODE.unregister_and_wait(id)?;
+    /// assert_eq!(Arc::into_inner(payload), Some(vec![1, 2, 3]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unregister_and_wait(&self, id: CodeId) -> Result<Arc<T>, UnregisterError> {
+        let missing = UnregisterError::NotRegistered { id };
+        let Some(estate) = self.estate() else { return Err(missing) };
+        let (start, number) = id.parts();
+        let mut taken = None;
+        let mut panics = Panics::default();
+        for round in 0.. {
+            if round > 0 {
+                sync::pause(round - 1);
+            }
+            // Forked is an answer of the first round, unless a destructor below forks.
+            let mut writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
+            if taken.is_none() {
+                taken = writer.take(self.published(estate), start, number).ok_or_else(|| missing.clone())?.ok();
+            }
+            let mut freed = Freed::nothing();
+            let mut collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
+            if let Some(waiting) = collected.guarded {
+                estate.unlock(writer, freed, &collected).run_holding(&mut panics);
+                estate.follow_guards(waiting);
+                writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
+                freed = Freed::nothing();
+                collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
+            }
+            let gone = taken.take_if(|taken| writer.is_out_of_sight(taken));
+            estate.unlock(writer, freed, &collected).run_holding(&mut panics);
+            if let Some(gone) = gone {
+                // SAFETY: payloads of this registry come from `Arc::into_raw` of an `Arc<T>`; this one was left to us, and
+                // nobody sees it.
+                let payload = unsafe { Arc::from_raw(gone.payload.cast::<T>()) };
+                panics.go_on();
+                return Ok(payload);
+            }
+        }
+        unreachable!("rounds do not end")
+    }
+
+    /// Frees what can be freed. With no handler inside, and no guard and no snapshot that sees it, that is everything that
+    /// was retired before.
+    ///
+    /// Writes do the same by themselves. This is for what others kept who have gone since.
     ///
     /// Never waits for a reader. Takes time in proportion to what is freed and to the superseded snapshots that are
     /// held. Does nothing in the child of a fork that left the registry locked.
     ///
     /// # Panics
     ///
-    /// If the destructor of a payload does; the rest is freed first.
+    /// If the destructor of a payload does; the rest is freed first. Of several panics the first goes on.
     ///
     /// # Signal safety
     ///
@@ -300,25 +435,28 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         let Ok(mut writer) = estate.lock() else { return };
         // Without memory, hidden ranges stay until there is some.
         let _ = writer.sweep(self.published(estate));
-        let tick = writer.tick();
-        if self.pinned.load(Ordering::Relaxed) && writer.has_garbage() && estate.guards_through() < tick {
-            drop(writer);
-            // Each round moves the epoch on by one, if no guard is held.
-            estate.defer(tick);
-            for _ in 0..PATIENCE {
-                if estate.guards_through() >= tick {
-                    break;
-                }
-                sync::epoch::pin().flush();
-            }
-            match estate.lock() {
-                Ok(locked) => writer = locked,
-                Err(_) => return,
+        let mut panics = Panics::default();
+        if let Some(waiting) = self.collect_and_unlock(estate, writer, &mut panics).guarded {
+            // Not under the lock: crossbeam may run what others deferred.
+            estate.follow_guards(waiting);
+            if let Ok(writer) = estate.lock() {
+                self.collect_and_unlock(estate, writer, &mut panics);
             }
         }
+        panics.go_on();
+    }
+
+    /// Frees what can be freed as things are.
+    fn collect_and_unlock<'e>(
+        &self,
+        estate: &'e Estate<T>,
+        mut writer: sync::LockGuard<'e, Writer>,
+        panics: &mut Panics,
+    ) -> Collected {
         let mut freed = Freed::nothing();
-        writer.collect(&self.gate, &mut freed, || self.frontier_of_guards(estate));
-        estate.unlock(writer, freed, None).run();
+        let collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
+        estate.unlock(writer, freed, &collected).run_holding(panics);
+        collected
     }
 
     /// Counts of what is registered and retired. Constant time.
@@ -343,71 +481,61 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         self.gate.enter().0
     }
 
-    /// For models: frees what can be freed as things are.
+    /// For models: frees what can be freed as things are, and asks nothing of crossbeam.
     #[cfg(trapline_loom)]
     pub fn collect(&self) {
         let Some(estate) = self.estate() else { return };
-        let Ok(mut writer) = estate.lock() else { return };
-        let mut freed = Freed::nothing();
-        writer.collect(&self.gate, &mut freed, || self.frontier_of_guards(estate));
-        estate.unlock(writer, freed, None).run();
+        let Ok(writer) = estate.lock() else { return };
+        let mut panics = Panics::default();
+        self.collect_and_unlock(estate, writer, &mut panics);
+        panics.go_on();
     }
 
     fn published<'r>(&'r self, estate: &'r Estate<T>) -> Published<'r> {
         Published { gate: &self.gate, roots: estate.roots() }
     }
 
-    /// Through which tick guards see nothing. To be asked after the gate.
-    fn frontier_of_guards(&self, estate: &Estate<T>) -> u64 {
-        // Relaxed: the scan of the gate has synchronised with whoever set it, if that matters (see `pin`).
-        if self.pinned.load(Ordering::Relaxed) { estate.guards_through() } else { u64::MAX }
-    }
-
-    /// The end of a write: collects when there is enough garbage, and unlocks.
-    fn end_write<'r>(
-        &'r self,
-        estate: &'r Estate<T>,
-        mut writer: sync::LockGuard<'_, Writer>,
-        mut freed: Freed,
-    ) -> Aftermath<'r, T> {
-        let mut follow = None;
-        if writer.collection_is_due() {
-            writer.collect(&self.gate, &mut freed, || self.frontier_of_guards(estate));
-            follow = self.pinned.load(Ordering::Relaxed).then(|| writer.tick());
-        }
-        estate.unlock(writer, freed, follow)
-    }
-
     #[inline]
-    fn estate(&self) -> Option<&Estate<T>> {
+    fn estate(&self) -> Option<&Counted<Estate<T>>> {
         // Acquire pairs with the exchange in `estate_or_new`: the estate is initialised.
         let estate = self.estate.load(Ordering::Acquire);
-        // SAFETY: null, or from `Arc::into_raw`, and the registry has a reference until it is dropped.
+        // SAFETY: null, or from `Shared::into_raw`, and the registry has a reference until it is dropped.
         unsafe { estate.as_ref() }
     }
 
     /// The first registration makes the estate. Not a `OnceLock`, which a fork could leave locked.
-    fn estate_or_new(&self) -> &Estate<T> {
+    fn estate_or_new(&self) -> Result<&Estate<T>, NoMemory> {
         if let Some(estate) = self.estate() {
-            return estate;
+            return Ok(estate);
         }
-        let mine = sync::Arc::into_raw(sync::Arc::new(Estate::new())).cast_mut();
+        let mine = Estate::new()?.into_raw();
         // Release pairs with the load in `estate`, Acquire with the Release of whoever was first.
         let known = match self.estate.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => mine,
             Err(other) => {
                 // SAFETY: from `into_raw` above, and shared with nobody.
-                drop(unsafe { sync::Arc::from_raw(mine) });
+                drop(unsafe { Shared::from_raw(mine) });
                 other
             }
         };
         // SAFETY: as in `estate`.
-        unsafe { &*known }
+        Ok(unsafe { &*known })
     }
 }
 
-/// How many times `reclaim` has crossbeam look for the end of old guards. Three do when there are none.
-const PATIENCE: usize = 64;
+/// What is to be registered at once. Codes are dropped by [`CodeRegistry::register_all`], or here if the caller's
+/// iterator panics.
+struct Batch<T> {
+    codes: Vec<(Range<usize>, ManuallyDrop<Arc<T>>)>,
+}
+
+impl<T> Drop for Batch<T> {
+    fn drop(&mut self) {
+        let mut panics = ManuallyDrop::new(Panics::default());
+        // One panic is under way already: another one is held back for good.
+        self.codes.drain(..).for_each(|(_, code)| panics.drop(ManuallyDrop::into_inner(code)));
+    }
+}
 
 fn check(range: &Range<usize>) -> Result<(), RegisterError> {
     if range.start > range.end { Err(RegisterError::Inverted { range: range.clone() }) } else { Ok(()) }
@@ -429,13 +557,12 @@ impl<T: Send + Sync + 'static> Drop for CodeRegistry<T> {
     /// Drops everything that is registered or retired, but for what snapshots see.
     fn drop(&mut self) {
         let Some(estate) = self.estate() else { return };
-        let estate: *const Estate<T> = estate;
-        // SAFETY: from `Arc::into_raw`; this is the registry's reference.
-        let estate = unsafe { sync::Arc::from_raw(estate) };
+        // SAFETY: from `Shared::into_raw`; this is the registry's reference.
+        let estate = unsafe { Shared::from_raw(ptr::from_ref(estate).cast_mut()) };
         if let Ok(mut writer) = estate.lock() {
             let mut freed = Freed::nothing();
             writer.close(estate.roots(), &mut freed);
-            estate.unlock(writer, freed, None).run();
+            estate.unlock(writer, freed, &Collected::default()).run();
             return;
         }
         // Half-way through a write that will never end: what is there cannot be told apart any more.

@@ -22,9 +22,20 @@ pub(crate) struct Quiet {
     announced: usize,
     /// Garbage that a claim's reader sees, and nothing else holds up.
     kept: [[List; CLAIMS]; STRIPES],
+    /// A bit for each stripe that is not, in all of this, as if nobody were there.
+    busy: u64,
     /// For a count with somebody in: the last tick that nobody in it sees the garbage of. Otherwise [`IDLE`].
     counted_since: [[u64; 2]; STRIPES],
     phase: usize,
+}
+
+/// What the writer learns from a look at the gate.
+pub(crate) struct Seen {
+    /// The last tick whose garbage no handler sees, except for those that said what they see
+    /// ([`Quiet::reader_of`]).
+    pub(crate) frontier: u64,
+    /// Whether there are guards, which see what they like.
+    pub(crate) guards: bool,
 }
 
 impl Quiet {
@@ -36,28 +47,33 @@ impl Quiet {
             readers: [(0, 0); STRIPES * CLAIMS],
             announced: 0,
             kept: [const { [const { List::new() }; CLAIMS] }; STRIPES],
+            busy: 0,
             counted_since: [[IDLE; 2]; STRIPES],
             phase: 0,
         }
     }
 
     /// Looks at everything once, after the publication of tick `now`. `oldest` is the tick of the oldest garbage that is
-    /// kept for nobody in particular. Returns the last tick whose garbage nobody inside sees, except for those who said
-    /// what they see ([`reader_of`](Self::reader_of)). What was kept for readers that are gone is let `loose`.
+    /// kept for nobody in particular. What was kept for readers that are gone is let `loose`.
     ///
     /// Constant time, and in proportion to the readers inside; never waits.
-    pub(crate) fn scan(&mut self, gate: &Gate, now: u64, oldest: u64, loose: &mut List) -> u64 {
+    pub(crate) fn scan(&mut self, gate: &Gate, now: u64, oldest: u64, loose: &mut List) -> Seen {
+        const { assert!(STRIPES <= u64::BITS as usize) };
         Gate::begin_scan();
         self.announced = 0;
         let mut blind = now;
         let mut counted = [now; 2];
+        let mut guards = false;
         for stripe in 0..STRIPES {
-            for claim in 0..CLAIMS {
-                let found = gate.claim(stripe, claim);
+            let found = gate.occupants(stripe);
+            let bit = 1 << stripe;
+            if found.is_nobody() && self.busy & bit == 0 {
+                continue;
+            }
+            self.busy = if found.is_nobody() { self.busy & !bit } else { self.busy | bit };
+            guards |= found.guards != 0;
+            for (claim, found) in found.claims.into_iter().enumerate() {
                 let known = &mut self.claims[stripe][claim];
-                if found.is_free() && known.is_free() {
-                    continue;
-                }
                 if found != *known {
                     // Whoever was here is gone, or announced something else: what was kept is not what newcomers see.
                     loose.append(&mut self.kept[stripe][claim]);
@@ -73,7 +89,7 @@ impl Quiet {
                 }
             }
             for (phase, since) in self.counted_since[stripe].iter_mut().enumerate() {
-                if gate.is_idle(stripe, phase) {
+                if found.counts[phase] == 0 {
                     *since = IDLE;
                 } else {
                     *since = if *since == IDLE { self.last } else { *since };
@@ -82,14 +98,14 @@ impl Quiet {
             }
         }
         self.last = now;
-        // Newcomers go where nobody is waited for, and only if somebody is where they go now: a flip without need
-        // would make the writer wait for both counts in turn.
+        // Newcomers go where nobody is waited for. If nobody is waited for where they go now either, that would do no
+        // harm, but each write would have the line of the gate once more that all lookups read.
         let idle = 1 - self.phase;
         if counted[idle] >= oldest && counted[self.phase] < oldest {
             self.phase = idle;
             gate.set_phase(idle);
         }
-        blind.min(counted[0]).min(counted[1])
+        Seen { frontier: blind.min(counted[0]).min(counted[1]), guards }
     }
 
     /// The list of a reader that, when last looked at, said that it sees what was born at `birth` and died at `death`.
@@ -101,6 +117,11 @@ impl Quiet {
                 self.claims[*stripe][*claim].tick().is_some_and(|tick| birth <= tick && tick <= death)
             })?;
         Some(&mut self.kept[stripe][claim])
+    }
+
+    /// All that is kept for readers.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &List> {
+        self.kept.iter().flatten()
     }
 
     /// Lets go of what is kept: there is no reader any more.

@@ -1,11 +1,11 @@
 //! The ways to look up.
 
 use super::estate::Estate;
-use super::root::RootRef;
-use super::tree::{self, pool::NoMemory};
-use super::{CodeRegistry, Found, Guard, Snapshot, View};
+use super::root::{Root, RootRef};
+use super::tree;
+use super::{CodeRegistry, Found, Guard, Snapshot, SnapshotError, View};
 use crate::handler::node;
-use crate::sync::{self, Site, ordering};
+use crate::sync::{self, Counted, NoMemory};
 use std::sync::Arc;
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
@@ -21,7 +21,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// Safe in any handler, at any instruction, on any thread, as far as `f` is. It takes no lock, allocates and frees
     /// nothing, makes no system call, uses no thread-local storage, runs no destructor, and does not panic. Lookups
-    /// may be nested.
+    /// may be nested. Its own accesses are aligned, so that it may interrupt code that has the processor check that
+    /// (`EFLAGS.AC`), if it is compiled with optimisation and `f` does the same.
     #[inline(always)]
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn with<R>(&self, pc: usize, f: impl for<'a> FnOnce(Found<'a, T>) -> R) -> Option<R> {
@@ -88,55 +89,63 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// Not safe: the first pin of a thread allocates, and any may run what others deferred.
     pub fn pin(&self) -> Guard<'_, T> {
-        // Acquire pairs with the Release below.
-        if !self.pinned.load(ordering(Site::PinnedLoad)) {
-            // Writers look at `pinned` after they saw the gate quiet. Setting it inside the gate makes sure that a
-            // writer that does not see it yet has not seen the gate quiet since it published either, or else that this
-            // thread, and whoever sees it set, finds the new root.
-            let _inside = self.gate.enter_blindly();
-            self.pinned.store(true, ordering(Site::PinnedStore));
+        let pin = sync::epoch::pin();
+        let counted = self.gate.count_guard();
+        if let Some(estate) = self.estate()
+            && let Some(tick) = estate.waits_for_guards()
+        {
+            estate.defer(tick, &pin);
         }
-        Guard::new(self, sync::epoch::pin())
+        Guard::new(self, counted, pin)
+    }
+
+    /// The registry as it is now, to keep.
+    ///
+    /// As [`try_snapshot`](Self::try_snapshot), but aborts if there is no memory.
+    ///
+    /// # Signal safety
+    ///
+    /// Not safe: it may take a lock, and the first use of a thread allocates.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<T> {
+        self.try_snapshot().unwrap_or_else(|_| std::alloc::handle_alloc_error(core::alloc::Layout::new::<Root>()))
     }
 
     /// The registry as it is now, to keep.
     ///
     /// Constant time. The first snapshot after a write takes the writers' lock, and so waits for a write that is under
-    /// way; and a few words of memory for itself and those that follow it. The others take neither. Aborts if there is
-    /// no memory for these words, or for one more in the list of snapshots that are held.
+    /// way; and a few words of memory for itself and those that follow it. The others take neither.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for these words, or for one more in the list of snapshots that are held. (What arc-swap sets
+    /// up the first time that a thread uses it cannot be an error: it aborts.)
     ///
     /// # Signal safety
     ///
     /// Not safe: it may take a lock, and the first use of a thread allocates.
-    pub fn snapshot(&self) -> Snapshot<T> {
-        let Some(estate) = self.estate() else { return Snapshot::empty() };
+    pub fn try_snapshot(&self) -> Result<Snapshot<T>, SnapshotError> {
+        let Some(estate) = self.estate() else { return Ok(Snapshot::empty()) };
         let root = match estate.roots().load() {
             Some(root) => root,
-            None => self.new_root(estate),
+            None => self.new_root(estate).map_err(|NoMemory { bytes }| SnapshotError::OutOfMemory { bytes })?,
         };
-        let estate: *const Estate<T> = estate;
-        // SAFETY: from `Arc::into_raw`, and the registry has a reference for as long as it is borrowed.
-        let estate = unsafe {
-            sync::Arc::increment_strong_count(estate);
-            sync::Arc::from_raw(estate)
-        };
-        Snapshot::new(root, estate)
+        // SAFETY: from `Shared::into_raw`.
+        Ok(Snapshot::new(root, unsafe { Counted::share(estate) }))
     }
 
     #[cold]
-    fn new_root(&self, estate: &Estate<T>) -> RootRef {
-        let root = match estate.lock() {
-            Ok(mut writer) => writer.root(estate.roots()),
-            // The thread that was writing when this process was forked is not here, and nobody writes any more: the
-            // tree that lookups read stays as it is, unfreed, whether it is counted or not.
-            Err(_) => RootRef::blank().map(|mut root| {
-                let node = self.gate.current().cast_mut();
-                // SAFETY: as said, the tree stays. The counts may not be those of this tree.
-                let ranges = unsafe { tree::leaves(node).map(|leaf| tree::visible(leaf).count()).sum() };
-                root.set(u64::MAX, node, ranges);
-                root
-            }),
-        };
-        root.unwrap_or_else(|NoMemory| std::alloc::handle_alloc_error(RootRef::LAYOUT))
+    fn new_root(&self, estate: &Estate<T>) -> Result<RootRef, NoMemory> {
+        if let Ok(mut writer) = estate.lock() {
+            return writer.root(estate.roots());
+        }
+        // The thread that was writing when this process was forked is not here, and nobody writes any more: the tree that
+        // lookups read stays as it is, unfreed, whether it is counted or not.
+        let mut root = Root::blank()?;
+        let node = self.gate.current().cast_mut();
+        // SAFETY: as said, the tree stays. The counts may not be those of this tree.
+        let ranges = unsafe { tree::leaves(node).map(|leaf| tree::visible(leaf).count()).sum() };
+        root.get_mut().expect("a new root is nobody else's").set(u64::MAX, node, ranges);
+        Ok(root)
     }
 }

@@ -1,6 +1,6 @@
 //! The handle of something registered.
 
-use super::{CodeId, CodeRegistry};
+use super::{CodeId, CodeRegistry, UnregisterError, Unregistered};
 use core::fmt;
 
 /// Unregisters its range when dropped.
@@ -26,6 +26,23 @@ impl<'r, T: Send + Sync + 'static> Registration<'r, T> {
     /// The id of the registration; none if the range was empty.
     pub fn id(&self) -> Option<CodeId> {
         self.id
+    }
+
+    /// Unregisters the range, as dropping this does, and says what became of the payload.
+    ///
+    /// # Errors
+    ///
+    /// As [`CodeRegistry::unregister`]. An empty range was not registered, and is [`Gone`](Unregistered::Gone).
+    ///
+    /// # Panics
+    ///
+    /// As [`CodeRegistry::unregister`].
+    ///
+    /// # Signal safety
+    ///
+    /// Not safe, as [`CodeRegistry::unregister`].
+    pub fn unregister(mut self) -> Result<Unregistered, UnregisterError> {
+        self.id.take().map_or(Ok(Unregistered::Gone), |id| self.registry.unregister(id))
     }
 
     /// Leaves the code registered: until [`CodeRegistry::unregister`] is called with the id, or for good.

@@ -5,7 +5,7 @@ use super::estate::Estate;
 use super::root::RootRef;
 use super::tree;
 use crate::handler::node::{self, Node};
-use crate::sync;
+use crate::sync::Shared;
 use core::fmt;
 use core::ptr;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ use std::sync::Arc;
 pub struct Snapshot<T: Send + Sync + 'static> {
     // Fields are dropped in order: the root is let go before the estate, which frees what is below it.
     root: Option<RootRef>,
-    estate: Option<sync::Arc<Estate<T>>>,
+    estate: Option<Shared<Estate<T>>>,
 }
 
 impl<T: Send + Sync + 'static> Snapshot<T> {
-    pub(super) fn new(root: RootRef, estate: sync::Arc<Estate<T>>) -> Self {
+    pub(super) fn new(root: RootRef, estate: Shared<Estate<T>>) -> Self {
         Self { root: Some(root), estate: Some(estate) }
     }
 

@@ -4,25 +4,24 @@
 //! [`Estate`](super::estate::Estate), which does it unlocked.
 
 use super::error::RegisterError;
-use super::limbo::Limbo;
-use super::root::RootRef;
+use super::limbo::{Collected, Limbo};
+use super::outcome::{Holder, Unregistered};
+use super::root::{Root, RootRef};
 use super::stats::Stats;
-use super::tree::pool::{List, NoMemory, Pool, book};
-use super::tree::{self, Edit, Place};
+use super::tree::pool::{List, Pool, book};
+use super::tree::{self, Buffer, Edit, Place};
 use crate::handler::gate::{FIRST_TICK, Gate};
 use crate::handler::node::{Entry, Node};
-use crate::sync::RootCell;
 #[cfg(trapline_loom)]
-use crate::sync::model::collect_at;
+use crate::sync::model::is_eager;
+use crate::sync::{NoMemory, RootCell, new_ticks};
 use core::ops::Range;
 use core::ptr;
 
-/// How many nodes may wait in limbo before a writer looks whether they can be freed.
-///
-/// A write retires a leaf and its ancestors, so this is some twenty to thirty writes.
+/// Whether writes free what they can.
 #[cfg(not(trapline_loom))]
-const fn collect_at() -> usize {
-    64
+const fn is_eager() -> bool {
+    true
 }
 
 /// The writer's state.
@@ -41,8 +40,6 @@ pub(super) struct Writer {
     /// A root that nobody has, for the next snapshot.
     spare_root: Option<RootRef>,
     limbo: Limbo,
-    /// How much garbage makes the next collection worth its while.
-    collect_at: usize,
 }
 
 // SAFETY: the nodes belong to the registry, whose payloads are Send and Sync; this is their owner.
@@ -55,18 +52,32 @@ pub(super) struct Published<'r> {
     pub(super) roots: &'r RootCell<RootRef>,
 }
 
-/// Nodes that nobody sees any more: their payloads are to be dropped, then they go back to the pool.
+/// What nobody sees any more.
 pub(super) struct Freed {
-    /// Leaves with doomed payloads.
+    /// Payloads to be dropped, while they are few.
+    pub(super) payloads: Buffer<*const (), FEW>,
+    /// Leaves with doomed payloads: these are to be dropped, then the leaves go back to the pool.
     pub(super) leaves: List,
     /// Memory for the allocator.
     pub(super) surplus: List,
 }
 
+/// So many payloads are taken out of their leaves under the lock, which saves taking it again for the leaves.
+const FEW: usize = 8;
+
 impl Freed {
-    pub(super) const fn nothing() -> Self {
-        Self { leaves: List::new(), surplus: List::new() }
+    pub(super) fn nothing() -> Self {
+        Self { payloads: Buffer::new(), leaves: List::new(), surplus: List::new() }
     }
+}
+
+/// What a removal took out for its caller.
+pub(super) struct Taken {
+    pub(super) payload: *const (),
+    /// Whoever sees the payload sees this leaf,
+    leaf: *const Node,
+    /// which died at this tick.
+    death: u64,
 }
 
 impl Writer {
@@ -81,16 +92,11 @@ impl Writer {
             rooted: false,
             spare_root: None,
             limbo: Limbo::new(),
-            collect_at: collect_at(),
         }
     }
 
-    /// The tick of the last publication.
-    pub(super) fn tick(&self) -> u64 {
-        self.tick
-    }
-
-    /// Registers ranges, in order of their starts and not empty, with one publication. Returns its tick.
+    /// Registers ranges, in order of their starts and not empty, with one publication. Returns the number of the first;
+    /// the others have those that follow it.
     ///
     /// On an error nothing has changed but the stock.
     pub(super) fn register(
@@ -103,18 +109,20 @@ impl Writer {
         let Some((first, _)) = ranges.peek() else {
             return Ok(self.tick);
         };
-        if self.sweep(published).is_err() {
-            return Err(RegisterError::OutOfMemory { range: first.clone() });
-        }
-        let tick = self.tick + 1;
+        let no_memory = |range: Range<usize>| move |NoMemory { bytes }| RegisterError::OutOfMemory { range, bytes };
+        self.sweep(published).map_err(no_memory(first.clone()))?;
+        // Each range has a number of its own, and the last one is the tick of the publication: no other publication of
+        // this registry is among them.
+        let births = new_ticks(count as u64);
+        let tick = births + count as u64 - 1;
         let mut retired = List::new();
         // SAFETY: we are the writer, and nothing was published at this tick yet.
         let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, tick) };
-        for (range, code) in ranges {
-            let entry = Entry { start: range.start, end: range.end, birth: tick, code };
+        for (birth, (range, code)) in (births..).zip(ranges) {
+            let entry = Entry { start: range.start, end: range.end, birth, code };
             let done = match edit.stock() {
                 Ok(()) => edit.insert(&entry).map_err(|existing| RegisterError::Overlap { range, existing }),
-                Err(NoMemory) => Err(RegisterError::OutOfMemory { range }),
+                Err(error) => Err(no_memory(range)(error)),
             };
             if let Err(error) = done {
                 edit.abandon();
@@ -123,11 +131,11 @@ impl Writer {
         }
         let node = edit.finish();
         self.ranges += count;
-        self.publish(published, node, &mut retired);
-        Ok(tick)
+        self.publish(published, node, tick, &mut retired);
+        Ok(births)
     }
 
-    /// Removes the range that starts at `start` and was registered at tick `birth`; false if there is none.
+    /// Removes the range that starts at `start` and has number `birth`, and collects. `None` if there is no such range.
     ///
     /// Needs no memory: what registrations set aside does, or else what can be collected, or else the range is hidden
     /// in place.
@@ -137,61 +145,87 @@ impl Writer {
         start: usize,
         birth: u64,
         freed: &mut Freed,
-        frontier_of_guards: impl Fn() -> u64,
-    ) -> bool {
-        let mut place = Place::new();
-        let mut retired = List::new();
-        // SAFETY: we are the writer.
-        if !unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick + 1) }
-            .locate(start, birth, &mut place)
-        {
-            return false;
+        guards_through: impl Fn() -> u64,
+    ) -> Option<(Unregistered, Collected)> {
+        let place = self.locate(start, birth)?;
+        if self.set_removal_aside().is_err() {
+            self.collect(published.gate, freed, &guards_through, true);
         }
-        let mut room = self.set_removal_aside().is_ok();
-        if !room {
-            self.collect(published.gate, freed, frontier_of_guards);
-            room = self.set_removal_aside().is_ok();
-        }
-        // SAFETY: as above.
-        let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick + 1) };
         self.ranges -= 1;
         self.retired_ranges += 1;
-        if room {
-            edit.remove(&place);
-            let node = edit.finish();
-            self.publish(published, node, &mut retired);
-        } else {
-            edit.hide(&place);
+        if self.set_removal_aside().is_err() {
+            let mut retired = List::new();
+            // SAFETY: we are the writer.
+            unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) }.hide(&place);
             self.hidden += 1;
             // A new snapshot must not count it.
             self.unroot(published.roots);
+            return Some((Unregistered::Held(Holder::OutOfMemory), Collected::default()));
         }
-        true
+        self.edit(published, |edit| edit.remove(&place));
+        let collected = self.collect(published.gate, freed, guards_through, false);
+        Some((collected.held.map_or(Unregistered::Gone, Unregistered::Held), collected))
+    }
+
+    /// Removes the range that starts at `start` and has number `birth`, and leaves its payload to the caller, who
+    /// drops it when it [`is_out_of_sight`](Self::is_out_of_sight). `None` if there is no such range; on an error
+    /// nothing has changed.
+    pub(super) fn take(
+        &mut self,
+        published: Published<'_>,
+        start: usize,
+        birth: u64,
+    ) -> Option<Result<Taken, NoMemory>> {
+        let place = self.locate(start, birth)?;
+        Some(self.set_removal_aside().map(|()| {
+            self.ranges -= 1;
+            let (leaf, payload) = self.edit(published, |edit| edit.take(&place));
+            Taken { payload, leaf, death: self.tick }
+        }))
+    }
+
+    /// Whether nobody sees what was taken any more, as far as the collections so far have found out.
+    pub(super) fn is_out_of_sight(&self, taken: &Taken) -> bool {
+        !self.limbo.has(taken.leaf, taken.death)
+    }
+
+    fn locate(&mut self, start: usize, birth: u64) -> Option<Place> {
+        let mut place = Place::new();
+        let mut retired = List::new();
+        // SAFETY: we are the writer, and this edits nothing.
+        let edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) };
+        edit.locate(start, birth, &mut place).then_some(place)
+    }
+
+    /// Publishes what an edit makes of the tree. What it takes was set aside.
+    fn edit<R>(&mut self, published: Published<'_>, change: impl FnOnce(&mut Edit<'_>) -> R) -> R {
+        let tick = new_ticks(1);
+        let mut retired = List::new();
+        // SAFETY: we are the writer, and nothing was published at this tick yet.
+        let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, tick) };
+        let result = change(&mut edit);
+        let node = edit.finish();
+        self.publish(published, node, tick, &mut retired);
+        result
     }
 
     /// Gives leaves with hidden ranges new ones without them, now that there may be memory.
     pub(super) fn sweep(&mut self, published: Published<'_>) -> Result<(), NoMemory> {
         while self.hidden > 0 {
             self.set_removal_aside()?;
-            let mut retired = List::new();
-            // SAFETY: we are the writer, and nothing was published at this tick yet.
-            let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick + 1) };
-            let swept = edit.sweep_one();
-            let node = edit.finish();
-            match swept {
+            match self.edit(published, |edit| edit.sweep_one()) {
                 Some(hidden) => self.hidden -= hidden,
                 None => self.hidden = 0,
             }
-            self.publish(published, node, &mut retired);
         }
         Ok(())
     }
 
-    fn publish(&mut self, published: Published<'_>, node: *mut Node, retired: &mut List) {
+    fn publish(&mut self, published: Published<'_>, node: *mut Node, tick: u64, retired: &mut List) {
         // First what snapshots are taken from, then what lookups read: whoever has found the new tree takes no snapshot
         // of the old one. Who asks for a snapshot in between waits for our lock.
         self.unroot(published.roots);
-        self.tick += 1;
+        self.tick = tick;
         published.gate.publish(node, self.tick);
         self.node = node;
         self.limbo.retire(retired);
@@ -206,14 +240,12 @@ impl Writer {
             return Ok(root);
         }
         // For when it is superseded.
-        if !self.limbo.reserve(1) {
-            return Err(NoMemory);
-        }
+        self.limbo.reserve()?;
         let mut root = match self.spare_root.take() {
             Some(root) => root,
-            None => RootRef::blank()?,
+            None => Root::blank()?,
         };
-        root.set(self.tick, self.node, self.ranges);
+        root.get_mut().expect("a spare root is nobody else's").set(self.tick, self.node, self.ranges);
         roots.swap(Some(root.clone()));
         self.rooted = true;
         Ok(root)
@@ -238,38 +270,42 @@ impl Writer {
         tree::stock_removal(&mut self.pool, unsafe { tree::height(self.node) })
     }
 
-    /// Whether there is enough garbage to look whether it can be freed.
-    pub(super) fn collection_is_due(&self) -> bool {
-        self.limbo.waiting() >= self.collect_at
-    }
-
-    /// Whether there is anything that a collection might free.
-    pub(super) fn has_garbage(&self) -> bool {
-        self.limbo.len() > 0
-    }
-
     /// Frees what no handler, no guard and no snapshot sees. Never waits.
     ///
-    /// `frontier_of_guards` says through which tick the guards see nothing; it is asked after the look at the gate.
-    pub(super) fn collect(&mut self, gate: &Gate, freed: &mut Freed, frontier_of_guards: impl Fn() -> u64) {
+    /// `guards_through` says through which tick guards see nothing; it is asked after the look at the gate. Unless the
+    /// collection is `thorough`, it may leave what snapshots that were dropped had kept.
+    pub(super) fn collect(
+        &mut self,
+        gate: &Gate,
+        freed: &mut Freed,
+        guards_through: impl Fn() -> u64,
+        thorough: bool,
+    ) -> Collected {
+        if !thorough && !is_eager() {
+            return Collected::default();
+        }
         let (mut nodes, spare) = (List::new(), &mut self.spare_root);
-        self.limbo.collect(gate, self.tick, frontier_of_guards, &mut nodes, |root| *spare = Some(root));
-        self.collect_at = self.limbo.waiting() + collect_at();
+        let spare = |root| *spare = Some(root);
+        let collected = self.limbo.collect(gate, self.tick, guards_through, thorough, &mut nodes, spare);
         self.let_go(nodes, freed);
+        collected
     }
 
     fn let_go(&mut self, mut nodes: List, freed: &mut Freed) {
         while let Some(node) = nodes.pop() {
-            // SAFETY: nobody else sees these nodes any more.
+            // SAFETY: nobody else sees these nodes any more, nor the payloads that they doom.
             unsafe {
                 (*node).witness.free();
                 let doomed = book(node).doomed.count_ones() as usize;
-                if doomed > 0 {
-                    self.retired_ranges -= doomed;
+                self.retired_ranges -= doomed;
+                if freed.payloads.len() + doomed > FEW {
                     freed.leaves.push(node);
-                } else {
-                    self.pool.put(node);
+                    continue;
                 }
+                while let Some(payload) = tree::take_doomed(node) {
+                    freed.payloads.push(payload);
+                }
+                self.pool.put(node);
             }
         }
         self.trim(freed);

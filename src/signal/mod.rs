@@ -84,11 +84,7 @@
 //! 3. System calls only to pass a signal on.
 //! 4. Nothing holds the registry's gate when the handler returns: answers are copied out of the closure.
 
-#![cfg(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64"),
-    target_pointer_width = "64",
-))]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), target_pointer_width = "64",))]
 
 mod activation;
 mod alt_stack;

@@ -11,8 +11,8 @@ use super::pc::EngineCodePc;
 use super::store_code::StoreCode;
 use super::striped::Striped;
 use crate::code::{
-    CodeMemory, CodeRegistration, CompiledFunctionsTable, FunctionKey, Patch, ReclaimCode, SignatureIndex,
-    StaticModuleIndex, register_code,
+    CodeMemory, CodeRegistration, CompiledFunctionsTable, FunctionKey, Patch, SignatureIndex, StaticModuleIndex,
+    register_code,
 };
 
 /// An image in an engine: the canonical copy of its text, and what the engine knows of it. A handle, cheap to clone
@@ -69,8 +69,6 @@ struct Loaded {
     signatures: Box<[SignatureId]>,
     /// By ascending id: the trampoline's offset in the text.
     wasm_to_array: Box<[(SignatureId, u32)]>,
-    // The last field to be dropped: code is large, and goes at once if no lookup is under way.
-    _reclaim: ReclaimCode,
 }
 
 impl EngineCode {
@@ -106,14 +104,7 @@ impl EngineCode {
                 id: CompiledModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
                 shared: StoreCode::shared(memory.text_range()),
                 memory: Arc::clone(&memory),
-                loaded: Arc::new(Loaded {
-                    registration,
-                    engine: engine.clone(),
-                    memory,
-                    signatures,
-                    wasm_to_array,
-                    _reclaim: ReclaimCode,
-                }),
+                loaded: Arc::new(Loaded { registration, engine: engine.clone(), memory, signatures, wasm_to_array }),
             }))),
             Err(error) => {
                 engine.release(memory.signatures());

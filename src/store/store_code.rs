@@ -9,8 +9,7 @@ use super::error::{PatchError, StoreError};
 use super::module::Module;
 use super::pc::{EngineCodePc, StoreCodePc};
 use crate::code::{
-    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, ReclaimCode, RegisteredCode, WriteError,
-    register_private_copy,
+    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, RegisteredCode, WriteError, register_private_copy,
 };
 
 /// The code of one image as one store executes it: the engine's copy, shared with all other stores, or a private copy
@@ -35,14 +34,12 @@ pub struct StoreCode {
 }
 
 struct Private {
-    // Dropped before our reference to the text: handlers miss the code, and the registry lets go of it when the last of
-    // them has left.
+    // Dropped before our reference to the text: handlers miss the code, and the registry lets go of it, at once or when the
+    // last of them has left.
     _registration: CodeRegistration,
     code: Arc<RegisteredCode>,
     /// Pages whose right to execute could not be given back.
     faulty: Option<Range<usize>>,
-    // The last field to be dropped: unmaps the copy at once if no lookup is under way.
-    _reclaim: ReclaimCode,
 }
 
 impl StoreCode {
@@ -62,7 +59,7 @@ impl StoreCode {
         let code = Arc::new(RegisteredCode::private(Arc::clone(memory), text));
         let registration = register_private_copy(Arc::clone(&code)).map_err(StoreError::Register)?;
         let text = StoreCodePc::range(code.text_range());
-        let private = Private { _registration: registration, code, faulty: None, _reclaim: ReclaimCode };
+        let private = Private { _registration: registration, code, faulty: None };
         Ok(Some(StoreCode { text, private: Some(Box::new(private)) }))
     }
 

@@ -5,6 +5,7 @@
 //! package `loom-tests` compiles the same files with `--cfg trapline_loom`, and gets loom's atomics and lock, a model of
 //! the root cell (arc-swap is not loom-aware), and crossbeam's own loom build.
 
+mod shared;
 mod site;
 
 #[cfg(not(trapline_loom))]
@@ -14,13 +15,13 @@ mod lock;
 #[cfg(trapline_loom)]
 pub(crate) mod model;
 
+pub(crate) use shared::{Counted, NoMemory, Shared};
 pub(crate) use site::{Site, fence, in_one_order, ordering, plain};
 
 #[cfg(not(trapline_loom))]
 mod shipped {
     pub(crate) use super::lock::{Forked, Lock, LockGuard};
-    pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
-    pub(crate) use std::sync::Arc;
+    pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 
     /// The published root: what owned snapshots are taken from.
     pub(crate) struct RootCell<R: arc_swap::RefCnt>(arc_swap::ArcSwapAny<Option<R>>);
@@ -52,6 +53,23 @@ mod shipped {
 
         #[inline(always)]
         pub(crate) fn free(&self) {}
+    }
+
+    /// The first of `count` numbers above [`FIRST_TICK`](crate::handler::gate::FIRST_TICK) that this process never
+    /// used before: ticks and ids, of all registries.
+    pub(crate) fn new_ticks(count: u64) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(crate::handler::gate::FIRST_TICK + 1);
+        // Relaxed: only that numbers differ matters, and that they ascend for those who take turns under a lock.
+        // Sixty-four bits do not run out.
+        NEXT.fetch_add(count, core::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Lets others go on, for longer from time to time. For `round` 0, 1, and so on of waiting for them.
+    pub(crate) fn pause(round: u32) {
+        match round {
+            ..8 => std::thread::yield_now(),
+            _ => std::thread::sleep(std::time::Duration::from_micros(10 << (round - 8).min(7))),
+        }
     }
 
     /// Any number that tends to differ between threads and costs nothing to have: here, where the stack is.

@@ -1,9 +1,9 @@
 //! The same names for loom: its atomics and locks, a model of the root cell, and crossbeam's own loom build.
 
+use crate::handler::gate::FIRST_TICK;
 use crate::handler::node::Node;
 use core::ops::{Deref, DerefMut};
-pub(crate) use loom::sync::Arc;
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
+pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 use loom::sync::{Mutex, MutexGuard};
 use std::cell::{Cell, RefCell};
 
@@ -88,22 +88,33 @@ pub(crate) fn bury(node: *mut Node) {
 
 thread_local! {
     static BURIED: RefCell<Vec<*mut Node>> = const { RefCell::new(Vec::new()) };
-    static COLLECT_AT: Cell<usize> = const { Cell::new(1) };
+    static EAGER: Cell<bool> = const { Cell::new(true) };
+    static NEXT_TICK: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many nodes may wait before a writer looks whether they can be freed.
-pub(crate) fn collect_at() -> usize {
-    COLLECT_AT.get()
+/// Whether writes free what they can.
+pub(crate) fn is_eager() -> bool {
+    EAGER.get()
 }
 
-/// For models: has writers wait until there are so many nodes. Registries take this over when they are made, and when
-/// they collect.
-pub fn collect_every(nodes: usize) {
-    COLLECT_AT.set(nodes);
+/// For models: has writes free nothing. Only what asks for it does.
+pub fn free_nothing_in_writes() {
+    EAGER.set(false);
 }
 
 loom::thread_local! {
     static STRIPE: core::cell::Cell<usize> = core::cell::Cell::new(0);
+}
+
+/// The first of `count` numbers that were not used in this execution.
+pub(crate) fn new_ticks(count: u64) -> u64 {
+    // Writers take turns, so which of them gets which number is the model's choice already.
+    NEXT_TICK.replace(NEXT_TICK.get() + count)
+}
+
+/// Lets others go on.
+pub(crate) fn pause(_round: u32) {
+    loom::thread::yield_now();
 }
 
 /// Which stripe this thread uses: where a loom thread's stack is says nothing.
@@ -118,7 +129,8 @@ pub fn use_stripe(stripe: usize) {
 
 /// For models: to be called when an execution begins.
 pub fn begin() {
-    collect_every(1);
+    EAGER.set(true);
+    NEXT_TICK.set(FIRST_TICK + 1);
     BURIED.with_borrow_mut(|buried| {
         for node in buried.drain(..) {
             // SAFETY: the execution that buried it is over, so nobody has a pointer to it.

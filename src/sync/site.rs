@@ -57,15 +57,20 @@ sites! {
     RootLoad = SeqCst,
     /// Writer: the new root; pairs with `RootLoad`.
     RootPublish = Release,
-    /// First pin of a registry, inside the gate; pairs with `PinnedLoad`. No model needs it, for the same reason as that.
-    PinnedStore = Release,
-    /// Later pins; pairs with `PinnedStore`: they are as visible to a scan as the first one. No model needs it, for
-    /// crossbeam's pin, which follows, has a fence of its own; we do not rely on that.
-    PinnedLoad = Acquire,
-    /// The end of a reference to a root; pairs with `SnapshotGone`.
-    SnapshotDrop = Release,
-    /// Writer: whether a superseded root is nobody's; pairs with `SnapshotDrop`.
-    SnapshotGone = Acquire,
+    /// Guard: `fetch_add` on the guards of a stripe; SeqCst as `GateEnter` is.
+    GuardEnter = SeqCst,
+    /// Guard: `fetch_sub`; pairs with `GateScan`: what was done under the guard happens before what the zero allows.
+    GuardLeave = Release,
+    /// The end of a counted reference, as a snapshot is one to a root; pairs with `SharedGone`.
+    SharedDrop = Release,
+    /// Writer: whether a superseded root is nobody's; and whoever drops the last reference; pairs with `SharedDrop`.
+    SharedGone = Acquire,
+    /// Writer: the tick of garbage that waits for guards; pairs with `GuardedLoad`.
+    GuardedStore = Release,
+    /// Who defers: that tick; pairs with `GuardedStore`: what replaced the garbage was published before, so that guards
+    /// which begin later do not see it. No model needs it, for crossbeam seals what is deferred behind a fence of its own;
+    /// we do not rely on that.
+    GuardedLoad = Acquire,
     /// The deferred closure: every guard of that tick is gone; pairs with `EpochRead`. No model needs it, for
     /// crossbeam runs closures behind a fence of its own; we do not rely on that.
     EpochRaise = Release,

@@ -4,58 +4,58 @@ use core::mem::MaybeUninit;
 
 /// At most `N` copies of something plain.
 #[derive(Clone, Copy)]
-pub(super) struct Buffer<X: Copy, const N: usize> {
+pub(crate) struct Buffer<X: Copy, const N: usize> {
     slots: [MaybeUninit<X>; N],
     len: usize,
 }
 
 impl<X: Copy, const N: usize> Buffer<X, N> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { slots: [const { MaybeUninit::uninit() }; N], len: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn as_slice(&self) -> &[X] {
+    pub(crate) fn as_slice(&self) -> &[X] {
         // SAFETY: the slots below `len` were written.
         unsafe { core::slice::from_raw_parts(self.slots.as_ptr().cast(), self.len) }
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [X] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [X] {
         // SAFETY: the slots below `len` were written.
         unsafe { core::slice::from_raw_parts_mut(self.slots.as_mut_ptr().cast(), self.len) }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.len = 0;
     }
 
-    pub(super) fn pop(&mut self) -> Option<X> {
+    pub(crate) fn pop(&mut self) -> Option<X> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the slots below the former `len` were written.
         Some(unsafe { self.slots[self.len].assume_init() })
     }
 
     #[inline]
-    pub(super) fn push(&mut self, item: X) {
+    pub(crate) fn push(&mut self, item: X) {
         self.slots[self.len].write(item);
         self.len += 1;
     }
 
-    pub(super) fn extend(&mut self, items: &[X]) {
+    pub(crate) fn extend(&mut self, items: &[X]) {
         for item in items {
             self.push(*item);
         }
     }
 
-    pub(super) fn insert(&mut self, at: usize, item: X) {
+    pub(crate) fn insert(&mut self, at: usize, item: X) {
         self.replace(at, 0, &[item]);
     }
 
     /// Puts `with` where `count` items from `at` on were.
-    pub(super) fn replace(&mut self, at: usize, count: usize, with: &[X]) {
+    pub(crate) fn replace(&mut self, at: usize, count: usize, with: &[X]) {
         let behind = at + count..self.len;
         self.len = self.len - count + with.len();
         self.slots.copy_within(behind, at + with.len());

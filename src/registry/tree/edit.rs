@@ -3,10 +3,11 @@
 use super::inner::{self, Child, Children};
 use super::leaf::{self, Entries};
 use super::path::{LEVELS, Leaves, Path, height, leaves};
-use super::pool::{List, NoMemory, Pool, book};
+use super::pool::{List, Pool, book, bytes_of};
 use super::split::{Growth, roundest, split};
 use crate::handler::node::{Entry, Node, Shape};
 use crate::handler::search::KEYS;
+use crate::sync::NoMemory;
 use core::ops::Range;
 use core::ptr;
 
@@ -85,7 +86,8 @@ impl<'p> Edit<'p> {
         // SAFETY: the invariant of Edit.
         let height = unsafe { height(self.root) };
         if height + 2 > LEVELS {
-            return Err(NoMemory);
+            // As many ranges as make such a tree do not fit the address space.
+            return Err(NoMemory { bytes: bytes_of(Shape::NarrowInner) });
         }
         self.pool.stock(2 + LEAVES_TO_REMOVE, 4 * height + 2 + inners_to_remove(height + 2))
     }
@@ -211,6 +213,18 @@ impl<'p> Edit<'p> {
                 leaf::doom(old, place.slot);
                 self.rewrite(path);
             }
+        }
+    }
+
+    /// As [`remove`](Self::remove), but leaves the payload to the caller, who drops it once the leaf, which is returned, has
+    /// been freed.
+    pub(crate) fn take(&mut self, place: &Place) -> (*const Node, *const ()) {
+        let (leaf, slot) = (place.path.leaf, place.slot);
+        self.remove(place);
+        // SAFETY: the invariant of Edit: retired is not freed.
+        unsafe {
+            book(leaf).doomed &= !(1 << slot);
+            (leaf, leaf::entry(leaf, slot).code)
         }
     }
 

@@ -23,11 +23,11 @@ mod path;
 pub(crate) mod pool;
 mod split;
 
+pub(crate) use buffer::Buffer;
 pub(crate) use edit::{Edit, Place, stock_removal};
 pub(crate) use path::{height, leaves};
 
 use crate::handler::node::{Entry, Node};
-use buffer::Buffer;
 use pool::book;
 
 /// The ranges of a leaf that lookups find.

@@ -5,14 +5,10 @@
 //! out half-way, and a removal lives on what registrations set aside.
 
 use crate::handler::node::{Book, NarrowInner, NarrowLeaf, Node, Shape, WideInner, WideLeaf};
-use crate::sync::Witness;
+use crate::sync::{NoMemory, Witness};
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
 use core::ptr;
-
-/// There was no memory.
-#[derive(Debug)]
-pub(crate) struct NoMemory;
 
 /// How many nodes of a size are kept at most when memory is given back.
 const KEPT: usize = 128;
@@ -70,6 +66,19 @@ impl List {
     /// The node to be popped next.
     pub(crate) fn first(&self) -> *mut Node {
         self.first
+    }
+
+    /// The node that was pushed last.
+    pub(crate) fn last(&self) -> *mut Node {
+        self.last
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = *mut Node> {
+        let next = |node: *mut Node| {
+            // SAFETY: the nodes of the list are the list's.
+            (!node.is_null()).then(|| (node, unsafe { book(node).next }))
+        };
+        core::iter::successors(next(self.first), move |(_, after)| next(*after)).map(|(node, _)| node)
     }
 
     /// # Safety
@@ -167,7 +176,7 @@ impl Stack {
             unsafe {
                 let node = std::alloc::alloc_zeroed(self.layout).cast::<Node>();
                 if node.is_null() {
-                    return Err(NoMemory);
+                    return Err(NoMemory::of(self.layout));
                 }
                 node.write(blank(shape, 0));
                 self.push(node);

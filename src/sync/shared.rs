@@ -1,0 +1,146 @@
+//! A counted reference, as `Arc` is one, but for two things: making one reports that there is no memory, where
+//! `Arc::new` aborts; and the writer uses one again that nobody else has.
+
+use super::{AtomicUsize, Site, ordering};
+use core::alloc::Layout;
+use core::ops::Deref;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering;
+
+/// An allocation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoMemory {
+    /// How many bytes were asked for.
+    pub(crate) bytes: usize,
+}
+
+impl NoMemory {
+    pub(crate) const fn of(layout: Layout) -> Self {
+        Self { bytes: layout.size() }
+    }
+}
+
+/// What a [`Shared`] refers to.
+pub(crate) struct Counted<T> {
+    references: AtomicUsize,
+    value: T,
+}
+
+/// A counted reference to a `T`.
+pub(crate) struct Shared<T>(NonNull<Counted<T>>);
+
+// SAFETY: as for `Arc`: references on several threads share the value, and any of them may drop it.
+unsafe impl<T: Send + Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    const LAYOUT: Layout = Layout::new::<Counted<T>>();
+
+    pub(crate) fn new(value: T) -> Result<Self, NoMemory> {
+        // SAFETY: the layout has a size, if only for the count; all of it is written before it is used.
+        unsafe {
+            let new = NonNull::new(std::alloc::alloc(Self::LAYOUT).cast::<Counted<T>>());
+            let new = new.ok_or(NoMemory::of(Self::LAYOUT))?;
+            new.write(Counted { references: AtomicUsize::new(1), value });
+            Ok(Self(new))
+        }
+    }
+
+    /// The value, if nobody else has a reference. All that others did with it happened before.
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: unique, and borrowed exclusively.
+        self.is_unique().then(|| unsafe { &mut self.0.as_mut().value })
+    }
+
+    /// Whether nobody else has a reference.
+    pub(crate) fn is_unique(&self) -> bool {
+        // SAFETY: counted references keep the value allocated. Acquire pairs with the Release in `drop`.
+        unsafe { self.0.as_ref() }.references.load(ordering(Site::SharedGone)) == 1
+    }
+
+    /// The reference as a pointer, to be given back to [`from_raw`](Self::from_raw).
+    pub(crate) fn into_raw(self) -> *mut Counted<T> {
+        core::mem::ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    /// # Safety
+    /// From [`into_raw`](Self::into_raw), and given back once.
+    pub(crate) unsafe fn from_raw(raw: *mut Counted<T>) -> Self {
+        // SAFETY: the caller's: it was not null there.
+        Self(unsafe { NonNull::new_unchecked(raw) })
+    }
+}
+
+impl<T> Counted<T> {
+    /// One more reference to what `this` is of.
+    ///
+    /// # Safety
+    /// `this` lies in the allocation of a [`Shared`], as whatever is borrowed from a pointer of `into_raw` does.
+    pub(crate) unsafe fn share(this: &Self) -> Shared<T> {
+        // Relaxed: the caller has a reference already. Each takes a word somewhere or was leaked; we do not defend
+        // against 2^63 leaked ones.
+        this.references.fetch_add(1, Ordering::Relaxed);
+        Shared(NonNull::from(this))
+    }
+}
+
+impl<T> Deref for Counted<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: counted references keep the value allocated.
+        unsafe { &self.0.as_ref().value }
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        // SAFETY: counted references keep the value allocated, and it is that of a `Shared`.
+        unsafe { Counted::share(self.0.as_ref()) }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: counted references keep the value allocated. Release pairs with the Acquire in `is_unique`, and with
+        // the one below.
+        let references = unsafe { &self.0.as_ref().references };
+        if references.fetch_sub(1, ordering(Site::SharedDrop)) == 1 {
+            references.load(ordering(Site::SharedGone));
+            // SAFETY: the last reference; made by `new` with this layout.
+            unsafe {
+                ptr::drop_in_place(self.0.as_ptr());
+                std::alloc::dealloc(self.0.as_ptr().cast(), Self::LAYOUT);
+            }
+        }
+    }
+}
+
+// SAFETY: the pointer is the reference; clones and drops count as arc-swap expects of an `Arc`.
+#[cfg(not(trapline_loom))]
+unsafe impl<T> arc_swap::RefCnt for Shared<T> {
+    type Base = Counted<T>;
+
+    fn into_ptr(me: Self) -> *mut Counted<T> {
+        me.into_raw()
+    }
+
+    fn as_ptr(me: &Self) -> *mut Counted<T> {
+        me.0.as_ptr()
+    }
+
+    unsafe fn from_ptr(counted: *const Counted<T>) -> Self {
+        // SAFETY: the caller's: from `into_ptr`.
+        unsafe { Self::from_raw(counted.cast_mut()) }
+    }
+}
