@@ -13,7 +13,7 @@ mod registry;
 mod sync;
 
 pub use registry::*;
-pub use sync::model::{begin, collect_every, use_stripe};
+pub use sync::model::{free_nothing_in_writes, use_stripe};
 
 use loom::cell::UnsafeCell;
 use std::sync::Arc as StdArc;
@@ -104,7 +104,7 @@ pub fn model(preemptions: usize, f: impl Fn(&Census) + Send + Sync + 'static) {
     let counted = executions.clone();
     builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
-        begin();
+        sync::model::begin();
         let census = Census::default();
         f(&census);
         census.assert_all_dropped();

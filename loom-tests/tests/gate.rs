@@ -1,8 +1,7 @@
 //! Handlers against writers: what is found is right and alive, whatever the interleaving.
 #![cfg(trapline_loom)]
 
-use loom_tests::{Arc, Registry, model, reader, spawn};
-use loom_tests::{collect_every, use_stripe};
+use loom_tests::{Arc, Registry, free_nothing_in_writes, model, reader, spawn, use_stripe};
 
 #[test]
 fn reader_against_publication() {
@@ -150,7 +149,7 @@ fn reader_while_two_trees_come_and_go() {
 fn a_reader_of_a_tick_finds_no_tree_from_long_before_it() {
     model(3, |census| {
         // Nothing is freed until all is written: the reader may announce any tick, and has to find a tree of about then.
-        collect_every(100);
+        free_nothing_in_writes();
         let registry = Arc::new(Registry::new());
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
         let reader = reader(&registry, 0, 5);

@@ -2,7 +2,7 @@
 #![cfg(trapline_loom)]
 
 use loom::thread::yield_now;
-use loom_tests::{Arc, Registry, model, sequential, spawn};
+use loom_tests::{Arc, Holder, Registry, Unregistered, model, sequential, spawn};
 
 fn pinned_reader(registry: &Arc<Registry>) -> loom::thread::JoinHandle<Option<usize>> {
     let registry = registry.clone();
@@ -13,33 +13,21 @@ fn pinned_reader(registry: &Arc<Registry>) -> loom::thread::JoinHandle<Option<us
 }
 
 #[test]
-fn first_pin_against_unregister_and_free() {
+fn a_guard_against_unregister_and_free() {
+    model(3, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let reader = pinned_reader(&registry);
+        let outcome = registry.unregister(id).unwrap();
+        assert!([Unregistered::Gone, Unregistered::Held(Holder::Guard)].contains(&outcome));
+        assert_eq!(census.dropped(), usize::from(outcome == Unregistered::Gone));
+        assert!([None, Some(1)].contains(&reader.join().unwrap()));
+    });
+}
+
+#[test]
+fn two_guards_against_unregister_and_free() {
     model(2, |census| {
-        let registry = Arc::new(Registry::new());
-        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
-        let reader = pinned_reader(&registry);
-        registry.unregister(id).unwrap();
-        assert!([None, Some(1)].contains(&reader.join().unwrap()));
-    });
-}
-
-#[test]
-fn later_pin_against_unregister_and_free() {
-    model(1, |census| {
-        let registry = Arc::new(Registry::new());
-        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
-        drop(registry.pin());
-        let reader = pinned_reader(&registry);
-        registry.unregister(id).unwrap();
-        registry.reclaim();
-        assert!([None, Some(1)].contains(&reader.join().unwrap()));
-    });
-}
-
-#[test]
-fn a_pin_that_saw_another_first_pin() {
-    model(1, |census| {
-        // The second reader does not go through the gate: it relies on having seen that somebody pinned before.
         let registry = Arc::new(Registry::new());
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
         let readers = [pinned_reader(&registry), pinned_reader(&registry)];
@@ -47,6 +35,10 @@ fn a_pin_that_saw_another_first_pin() {
         for reader in readers {
             assert!([None, Some(1)].contains(&reader.join().unwrap()));
         }
+        // Both have left: nothing is counted any more.
+        let id = registry.register(0..10, census.code(2)).unwrap().leak().unwrap();
+        assert_eq!(registry.unregister(id), Ok(Unregistered::Gone));
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (2, 0));
     });
 }
 
@@ -57,8 +49,10 @@ fn a_guard_that_stays_keeps_what_it_may_see() {
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
         let guard = registry.pin();
         let found = guard.get(5).unwrap();
-        registry.unregister(id).unwrap();
-        registry.reclaim();
+        assert_eq!(registry.unregister(id), Ok(Unregistered::Held(Holder::Guard)));
+        for _ in 0..3 {
+            registry.reclaim();
+        }
         assert_eq!(found.payload().run(), 1);
         drop(guard);
         registry.reclaim();
@@ -67,44 +61,95 @@ fn a_guard_that_stays_keeps_what_it_may_see() {
 }
 
 #[test]
-fn a_registry_drops_before_its_deferred_closures_ran() {
+fn a_guard_keeps_nothing_of_another_registry() {
+    sequential(|census| {
+        let [registry, other] = [Registry::new(), Registry::new()];
+        let _guard = other.pin();
+        drop(registry.pin());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        assert_eq!(registry.unregister(id), Ok(Unregistered::Gone));
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (1, 0));
+    });
+}
+
+#[test]
+fn a_registry_drops_before_its_deferred_closure_ran() {
     sequential(|census| {
         let other = Registry::new();
         let guard = other.pin();
         let registry = Registry::new();
-        drop(registry.pin());
+        let mine = registry.pin();
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
-        registry.unregister(id).unwrap();
-        // A guard anywhere in the process holds up the epoch.
-        assert_eq!(registry.stats().retired_ranges, 1);
+        assert_eq!(registry.unregister(id), Ok(Unregistered::Held(Holder::Guard)));
+        // Has crossbeam told, whose epoch is held up by both.
+        registry.reclaim();
+        drop(mine);
         drop(registry);
         assert_eq!(census.dropped(), 1);
         drop(guard);
-        other.pin();
+        (0..4).for_each(|_| other.pin().flush());
+    });
+}
+
+/// Guards of which there is always one: what each of them sees is freed when it has gone.
+#[test]
+fn guards_that_overlap_without_end_hold_up_what_they_span() {
+    model(0, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let first = registry.pin();
+        assert_eq!(registry.unregister(id), Ok(Unregistered::Held(Holder::Guard)));
+        let told = Arc::new(loom::sync::atomic::AtomicBool::new(false));
+        let other = {
+            let (registry, told) = (registry.clone(), told.clone());
+            spawn(move || {
+                // There before the other one goes, and still there when everything has been freed. The first pin defers.
+                let mut guard = registry.pin();
+                told.store(true, std::sync::atomic::Ordering::SeqCst);
+                while registry.stats().retired_ranges > 0 {
+                    yield_now();
+                    let next = registry.pin();
+                    next.flush();
+                    // One of its thread's guards at a time, or they count as one.
+                    drop((guard, next));
+                    guard = registry.pin();
+                }
+            })
+        };
+        while !told.load(std::sync::atomic::Ordering::SeqCst) {
+            yield_now();
+        }
+        drop(first);
+        for _ in 0..6 {
+            registry.reclaim();
+            yield_now();
+        }
+        other.join().unwrap();
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (1, 0));
     });
 }
 
 #[test]
 fn the_closure_runs_on_the_readers_thread() {
-    model(2, |census| {
-        // What the reader did with the code is ordered before the free by the watermark alone: the writer's own
-        // crossbeam calls are over by then.
+    model(3, |census| {
+        // What the reader did with the code is ordered before the free by the watermark alone: the scan finds the
+        // reader's guard still counted.
         let registry = Arc::new(Registry::new());
         let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
         let reader = {
             let registry = registry.clone();
             spawn(move || {
-                registry.pin().get(5).map(|found| found.payload().run());
+                let guard = registry.pin();
+                guard.get(5).map(|found| found.payload().run());
                 yield_now();
-                for _ in 0..3 {
-                    registry.pin().flush();
+                drop(guard);
+                for _ in 0..4 {
+                    registry.pin();
                 }
             })
         };
-        drop(registry.pin());
         yield_now();
         registry.unregister(id).unwrap();
-        yield_now();
         registry.collect();
         reader.join().unwrap();
     });

@@ -98,6 +98,25 @@ fn endless_traffic_that_says_what_it_sees_holds_up_that() {
 }
 
 #[test]
+fn readers_that_follow_each_other_on_a_claim_are_not_taken_for_one() {
+    loom_tests::sequential(|census| {
+        let registry = Registry::new();
+        let mut on_the_claim = registry.enter_blindly();
+        for i in 0..24 {
+            let id = registry.register(0..10, census.code(i)).unwrap().leak().unwrap();
+            registry.unregister(id).unwrap();
+            assert!(registry.stats().retired_ranges <= 3, "{} ranges wait", registry.stats().retired_ranges);
+            // Somebody is there at any moment, and at each look somebody else has the claim.
+            let on_a_count = registry.enter_blindly();
+            drop(on_the_claim);
+            on_the_claim = registry.enter_blindly();
+            drop(on_a_count);
+        }
+        drop(on_the_claim);
+    });
+}
+
+#[test]
 fn a_reader_that_never_leaves_keeps_what_it_sees_and_nothing_that_is_written_later() {
     loom_tests::sequential(|census| {
         let registry = Registry::new();
