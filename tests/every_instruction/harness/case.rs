@@ -133,9 +133,15 @@ pub fn replace() {
 pub fn recycle() {
     let registry = world::registry();
     let write = |i| drop(registry.register(range(i), Payload::new(OTHERS)).expect("a free range"));
-    // The neighbour in the same node retires it. If it could be freed, writes far away use what was freed.
-    write(NEIGHBOUR);
-    registry.reclaim();
+    // A neighbour that comes or goes retires the node, which is freed, if it can be, and used by writes far away. (Were it to
+    // come and go, the second copy would be where the node was, and nothing have changed for a reader.)
+    {
+        let mut neighbour = NEAR.lock().expect("no panics");
+        *neighbour = match neighbour.take() {
+            Some(_gone) => None,
+            None => Some(registry.register(range(NEIGHBOUR), Payload::new(OTHERS)).expect("a free range")),
+        };
+    }
     if registry.stats().retired_nodes == 0 {
         for _ in 0..ROTATIONS {
             write(FAR_AWAY);
@@ -152,7 +158,10 @@ const FAR_AWAY: usize = 900;
 /// Spare nodes are used in turn; there are fewer.
 const ROTATIONS: usize = 24;
 
+static NEAR: Mutex<Option<Registration<'static, Payload>>> = Mutex::new(None);
+
 fn prepare_nodes() {
+    *NEAR.lock().expect("no panics") = None;
     let registry = world::fresh_registry();
     let others = (0..1000).filter(|i| ![HERE, NEIGHBOUR, FAR_AWAY].contains(i));
     writer::leak(registry.register_all(others.map(|i| (range(i), Payload::new(OTHERS)))));

@@ -12,7 +12,7 @@ use super::world::{self, Payload};
 use super::{memory, step};
 use std::hint::black_box;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use trapline::{CodeRegistry, RegisterError, Registration};
 
 /// A name that completes "interrupted at every instruction: ...", and what is done.
@@ -29,6 +29,7 @@ pub const OPERATIONS: &[Operation] = &[
     ("a removal", removal),
     ("a removal that merges nodes", removal_that_merges),
     ("the removal of the last range", last_removal),
+    ("a removal that waits until nobody looks", removal_that_waits),
     ("a write that frees a backlog", write_that_collects),
     ("reclaiming a backlog", reclaim),
     ("pinning, and lookups under the guard", pin),
@@ -304,43 +305,37 @@ fn make_garbage(registry: &'static CodeRegistry<Payload>, writes: usize) {
     }
 }
 
-fn write_that_collects() {
+/// A registry with garbage that only a snapshot kept, which is gone: the ranges and nodes that wait.
+fn with_a_backlog() -> (&'static CodeRegistry<Payload>, usize) {
     let registry = world::fresh_registry();
     fill(registry, 100);
-    // One write before the one that collects.
     make_garbage(registry, 1);
-    let mut last = registry.stats().retired_nodes;
-    static WRITES: OnceLock<usize> = OnceLock::new();
-    let writes = *WRITES.get_or_init(|| {
-        let mut writes = 0;
-        loop {
-            make_garbage(registry, 1);
-            let now = registry.stats().retired_nodes;
-            if now < last {
-                return writes;
-            }
-            last = now;
-            writes += 1;
-        }
-    });
-    let registry = world::fresh_registry();
-    fill(registry, 100);
-    make_garbage(registry, 1 + writes);
-    let (garbage, dropped) = (registry.stats().retired_nodes, world::dropped());
+    assert_eq!(registry.stats().retired_nodes, 0, "a write leaves nothing behind");
+    let registrations: Vec<_> =
+        (200..212).map(|i| registry.register(range(i), Payload::new(i as u64)).expect("a free range")).collect();
+    let snapshot = registry.snapshot();
+    drop(registrations);
+    drop(snapshot);
+    let waiting = registry.stats().retired_ranges;
+    assert_eq!(waiting, 12);
+    (registry, waiting)
+}
+
+fn write_that_collects() {
+    let (registry, waiting) = with_a_backlog();
+    let dropped = world::dropped();
     let watch = watch_all(100);
     step(&watch, || make_garbage(registry, 1));
-    assert!(registry.stats().retired_nodes < garbage && world::dropped() > dropped, "the write freed garbage");
+    assert_eq!((registry.stats().retired_ranges, registry.stats().retired_nodes), (0, 0));
+    assert_eq!(world::dropped(), dropped + waiting + 1, "the writes freed the garbage, and their own");
 }
 
 fn reclaim() {
-    let registry = world::fresh_registry();
-    fill(registry, 100);
-    make_garbage(registry, 12);
-    let (garbage, dropped) = (registry.stats().retired_ranges, world::dropped());
+    let (registry, waiting) = with_a_backlog();
+    let dropped = world::dropped();
     let watch = watch_all(100);
     step(&watch, || registry.reclaim());
-    assert_eq!((registry.stats().retired_ranges, world::dropped()), (0, dropped + garbage));
-    assert!(garbage > 0);
+    assert_eq!((registry.stats().retired_ranges, world::dropped()), (0, dropped + waiting));
 }
 
 fn pin() {
@@ -360,12 +355,26 @@ fn pin() {
 fn write_beside_guards() {
     let registry = world::fresh_registry();
     fill(registry, 100);
-    drop(registry.pin());
     let watch = watch_all(100);
+    let guard = registry.pin();
     step(&watch, || {
         make_garbage(registry, 1);
+        // Has crossbeam told of the garbage.
+        drop(registry.pin());
+        registry.reclaim();
+        drop(guard);
         registry.reclaim();
     });
+    assert_eq!((registry.stats().retired_ranges, registry.stats().retired_nodes), (0, 0));
+}
+
+fn removal_that_waits() {
+    let registry = world::fresh_registry();
+    fill(registry, 100);
+    let id = registry.register(range(200), Payload::new(7)).expect("a free range").leak().expect("not empty");
+    let watch = watch_all(100);
+    let payload = step(&watch, || registry.unregister_and_wait(id).expect("it was registered"));
+    assert_eq!((payload.who(), Arc::strong_count(&payload)), (7, 1));
 }
 
 fn snapshot() {
