@@ -86,7 +86,14 @@ fn ranges_of_one_batch_may_not_overlap_each_other() {
     let before = contents(&registry);
     let batch = [(0x5000..0x6000, Arc::new(5)), (0x7000..0x8000, Arc::new(6)), (0x5800..0x6800, Arc::new(7))];
     let error = registry.register_all(batch).map(|_| ()).unwrap_err();
-    assert_eq!(error, RegisterError::Overlap { range: 0x5800..0x6800, existing: 0x5000..0x6000 });
+    assert_eq!(error, RegisterError::OverlapInBatch { range: 0x5800..0x6800, other: 0x5000..0x6000 });
+    let text = error.to_string();
+    assert!(text.contains("0x5800..0x6800") && text.contains("0x5000..0x6000"), "{text}");
+    assert!(text.contains("of the same batch"), "neither of the two is registered: {text}");
+    assert_eq!(contents(&registry), before);
+    let twice = [(0x5000..0x6000, Arc::new(5)), (0x5000..0x5001, Arc::new(6))];
+    let error = registry.register_all(twice).map(|_| ()).unwrap_err();
+    assert_eq!(error, RegisterError::OverlapInBatch { range: 0x5000..0x5001, other: 0x5000..0x6000 });
     assert_eq!(contents(&registry), before);
 }
 
@@ -152,6 +159,50 @@ fn an_id_of_another_registry_is_unknown() {
     not_registered(&CodeRegistry::new(), foreign);
 }
 
+/// Registries that were written to in the same way: only what an id is of tells their ids apart.
+#[test]
+fn ids_of_two_registries_are_never_taken_for_each_other() {
+    let [ours, theirs] = [two_ranges(), two_ranges()];
+    for i in 0..100 {
+        let range = 0x1_0000 + i * 0x1000..0x1_1000 + i * 0x1000;
+        let mine = ours.register(range.clone(), Arc::new(0)).unwrap().leak().unwrap();
+        let foreign = theirs.register(range, Arc::new(0)).unwrap().leak().unwrap();
+        assert_ne!(mine, foreign);
+        not_registered(&ours, foreign);
+        not_registered(&theirs, mine);
+    }
+}
+
+#[test]
+fn an_id_is_a_number_that_no_other_has() {
+    let registries = [two_ranges(), two_ranges()];
+    let batch = |registry: &CodeRegistry<u32>| {
+        let all = registry.register_all((0..200).rev().map(|i| (0x8000 + 2 * i..0x8001 + 2 * i, Arc::new(1)))).unwrap();
+        all.into_iter().map(|one| one.leak().unwrap().as_u64()).collect::<Vec<_>>()
+    };
+    let mut numbers: Vec<u64> = registries.iter().flat_map(batch).collect();
+    for registry in &registries {
+        for found in registry.snapshot().iter() {
+            assert_ne!(found.id().as_u64(), 0);
+            assert!(found.range().start < 0x8000 || numbers.contains(&found.id().as_u64()));
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 400);
+}
+
+#[test]
+fn ids_of_a_batch_come_in_the_order_of_its_ranges() {
+    let registry = two_ranges();
+    let ranges = [0x9000..0x9100, 0x5000..0x5000, 0x7000..0x7001, 0x5000..0x6000];
+    let all = registry.register_all(ranges.clone().map(|range| (range, Arc::new(1)))).unwrap();
+    for (range, registration) in ranges.into_iter().zip(all) {
+        let found = registry.with(range.start, |found| found.id()).filter(|_| !range.is_empty());
+        assert_eq!(registration.id(), found);
+    }
+}
+
 #[test]
 fn errors_are_errors_of_the_standard_library() {
     fn is_error(_: &(impl std::error::Error + Clone + PartialEq + Send + Sync + 'static)) {}
@@ -159,6 +210,7 @@ fn errors_are_errors_of_the_standard_library() {
     is_error(&forked);
     is_error(&UnregisterError::Forked);
     assert_eq!(forked.to_string(), UnregisterError::Forked.to_string());
-    let text = RegisterError::OutOfMemory { range: 0x1000..0x2000 }.to_string();
-    assert!(text.contains("0x1000..0x2000"), "{text}");
+    let text = RegisterError::OutOfMemory { range: 0x1000..0x2000, bytes: 1216 }.to_string();
+    assert!(text.contains("0x1000..0x2000") && text.contains("1216 bytes"), "{text}");
+    is_error(&trapline::SnapshotError::OutOfMemory { bytes: 48 });
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use trapline::{CodeId, CodeRegistry, RegisterError};
+use trapline::{CodeId, CodeRegistry, Holder, RegisterError, SnapshotError, Unregistered};
 
 /// Fails when the thread that asks has used up what it was allowed.
 struct Scarce;
@@ -100,7 +100,7 @@ fn contents(registry: &CodeRegistry<Payload>) -> Vec<(Range<usize>, CodeId, usiz
     snapshot.iter().map(|found| (found.range(), found.id(), found.payload().number)).collect()
 }
 
-/// What aborts without memory, and is documented to: the first registration, the thread's first use of arc-swap.
+/// What aborts without memory, and is documented to: the thread's first use of arc-swap.
 fn prepared(ranges: usize, alive: &'static AtomicIsize) -> CodeRegistry<Payload> {
     let registry = CodeRegistry::new();
     drop(registry.register(page(0), Payload::new(0, alive)).unwrap());
@@ -141,8 +141,9 @@ fn every_allocation_fails_once(standing: usize, ranges: &[Range<usize>], all_at_
         });
         let done = match result {
             Ok(()) => true,
-            Err(RegisterError::OutOfMemory { range }) => {
+            Err(RegisterError::OutOfMemory { range, bytes }) => {
                 assert!(ranges.contains(&range), "{range:x?}");
+                assert_ne!(bytes, 0, "something was asked for");
                 assert_eq!(contents(&registry), before, "allocation {k} failed, and the registry is another");
                 assert_eq!(ALIVE.load(Ordering::SeqCst), alive, "allocation {k} failed, and payloads are left");
                 // It is not worse for it.
@@ -190,6 +191,101 @@ fn a_registration_that_finds_no_memory_changes_nothing() {
 }
 
 #[test]
+fn the_first_registration_ever_that_finds_no_memory_is_an_error() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let mut refused = 0;
+    for k in 0.. {
+        let bytes = BYTES.with(Cell::get);
+        let registry = CodeRegistry::new();
+        let code = Payload::new(1, &ALIVE);
+        match with_allocations(k, || registry.register(page(1), code).map(|registration| registration.leak())) {
+            Ok(id) => {
+                assert_eq!(registry.with(page(1).start, |found| found.id()), id);
+                break;
+            }
+            Err(RegisterError::OutOfMemory { range, bytes }) => assert_eq!((range, bytes == 0), (page(1), false)),
+            Err(other) => panic!("{other}"),
+        }
+        refused += 1;
+        assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+        assert!(registry.with(page(1).start, |_| ()).is_none());
+        drop(registry);
+        assert_eq!(BYTES.with(Cell::get), bytes, "allocation {k} failed, and memory leaked");
+    }
+    println!("{refused} failed allocations in first registrations");
+    assert!(refused >= 3, "the shared state, its watermark, and a leaf at least");
+}
+
+#[test]
+fn a_snapshot_that_finds_no_memory_is_an_error() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    // What arc-swap sets up for a thread.
+    drop(prepared(1, &ALIVE).snapshot());
+    let mut refused = 0;
+    for k in 0.. {
+        let registry = CodeRegistry::new();
+        registry.register(page(1), Payload::new(1, &ALIVE)).unwrap().leak();
+        match with_allocations(k, || registry.try_snapshot()) {
+            Ok(snapshot) => {
+                assert!(snapshot.get(page(1).start).is_some());
+                break;
+            }
+            Err(SnapshotError::OutOfMemory { bytes }) => assert_ne!(bytes, 0),
+            Err(other) => panic!("{other}"),
+        }
+        refused += 1;
+        assert!(registry.snapshot().get(page(1).start).is_some(), "there is memory again");
+    }
+    println!("{refused} failed allocations in snapshots");
+    assert_eq!(refused, 2, "the root, and the list of those that are held");
+}
+
+/// crossbeam-epoch takes memory for what is deferred, and aborts if there is none: a removal defers nothing.
+#[test]
+fn a_removal_without_any_memory_succeeds_under_guards_that_overlap() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let registry = prepared(300, &ALIVE);
+    let ids: Vec<_> = contents(&registry).into_iter().map(|(_, id, _)| id).collect();
+    let guard = registry.pin();
+    for id in ids {
+        let removed = with_allocations(0, || registry.unregister(id));
+        let held = [Holder::Guard, Holder::OutOfMemory].map(|holder| Ok(Unregistered::Held(holder)));
+        assert!(held.contains(&removed), "{removed:?}");
+    }
+    assert_eq!(ALIVE.load(Ordering::SeqCst), 300);
+    drop(guard);
+    registry.reclaim();
+    assert_eq!((ALIVE.load(Ordering::SeqCst), registry.stats().retired_nodes), (0, 0));
+}
+
+/// What the hidden range's leaf takes is there, but for the reader that held it up until a moment ago.
+#[test]
+fn a_removal_that_finds_garbage_leaves_older_snapshots_as_they_are() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let registry = prepared(64, &ALIVE);
+    let ids: Vec<_> = contents(&registry).into_iter().map(|(range, id, _)| (range, id)).collect();
+    let guard = registry.pin();
+    // Until nothing is left of what registrations set aside.
+    let mut next = ids.iter();
+    let last = loop {
+        let (_, id) = next.next().expect("memory runs out before the ranges do");
+        if with_allocations(0, || registry.unregister(*id)) == Ok(Unregistered::Held(Holder::OutOfMemory)) {
+            break next.next().expect("there are more ranges than spare leaves");
+        }
+    };
+    let snapshot = registry.snapshot();
+    drop(guard);
+    let removed = with_allocations(0, || registry.unregister(last.1));
+    assert_eq!(removed, Ok(Unregistered::Held(Holder::Snapshot)), "there was room, once it was looked for");
+    assert!(snapshot.get(last.0.start).is_some(), "the snapshot lost sight of the range");
+    assert!(registry.with(last.0.start, |_| ()).is_none());
+}
+
+#[test]
 fn a_batch_that_finds_no_memory_changes_nothing() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut failures = 0;
@@ -229,7 +325,7 @@ fn removals_without_any_memory_succeed_under_a_handler_that_stays() {
         for (n, i) in (0..ids.len()).map(|i| i * 7919 % ids.len()).enumerate() {
             let (range, id) = &ids[i];
             let removed = with_allocations(0, || registry.unregister(*id));
-            assert_eq!(removed, Ok(()), "removal {n}");
+            assert!(matches!(removed, Ok(Unregistered::Held(_) | Unregistered::Gone)), "removal {n}: {removed:?}");
             left -= 1;
             assert!(registry.with(range.start, |_| ()).is_none(), "removal {n} is still found");
             assert!(registry.with(range.end - 1, |_| ()).is_none());
@@ -279,7 +375,8 @@ fn ranges_removed_without_memory_make_way_for_new_ones_at_their_addresses() {
     let mut held = Vec::new();
     for (i, (_, id, _)) in before.iter().enumerate().filter(|(i, _)| i % 3 == 0) {
         held.push(registry.snapshot());
-        assert_eq!(with_allocations(0, || registry.unregister(*id)), Ok(()));
+        let removed = with_allocations(0, || registry.unregister(*id));
+        assert!(matches!(removed, Ok(Unregistered::Held(Holder::Snapshot | Holder::OutOfMemory))), "{removed:?}");
         assert!(registry.with(page(2 * i).start, |_| ()).is_none());
         let now = registry.snapshot();
         assert_eq!((now.len(), now.iter().count()), (registry.stats().live_ranges, registry.stats().live_ranges));
