@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::allocate;
 use super::columns::{Section, encode};
 use super::image::{ImageError, names};
 use super::rank::rank;
@@ -47,8 +48,8 @@ impl AddressMap {
         if let Some(&(offset, _)) = entries.iter().find(|entry| entry.1 == Some(NONE)) {
             return Err(ImageError::SourceOffsetTooLarge { offset });
         }
-        let offsets = entries.iter().map(|entry| entry.0).collect();
-        let sources = entries.iter().map(|entry| entry.1.unwrap_or(NONE)).collect();
+        let offsets = allocate::collect(entries.iter().map(|entry| entry.0))?;
+        let sources = allocate::collect(entries.iter().map(|entry| entry.1.unwrap_or(NONE)))?;
         AddressMap { offsets, sources }.checked(text_len)
     }
 

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::allocate;
 use super::image::ImageError;
 
 const WORD: usize = size_of::<u32>();
@@ -28,7 +29,11 @@ impl<'a> Section<'a> {
         let all = self.take(u64::from(count) * (N * WORD) as u64)?;
         // Fits, since a slice has N times as many bytes.
         let size = count as usize * WORD;
-        Ok(std::array::from_fn(|column| words(&all[column * size..][..size])))
+        let mut columns: [Box<[u32]>; N] = std::array::from_fn(|_| Box::default());
+        for (number, column) in columns.iter_mut().enumerate() {
+            *column = words(&all[number * size..][..size])?;
+        }
+        Ok(columns)
     }
 
     /// Reads `len` bytes.
@@ -54,8 +59,10 @@ impl<'a> Section<'a> {
 pub(super) fn encode(section: &'static str, columns: &[&[u32]], rest: &[&[u8]]) -> Result<Vec<u8>, ImageError> {
     let count = columns.first().map_or(0, |column| column.len());
     let count = u32::try_from(count).map_err(|_| too_many(section))?;
+    let lens = columns.iter().map(|column| size_of_val(*column)).chain(rest.iter().map(|rest| rest.len()));
+    let mut bytes: Vec<u8> = allocate::room(lens.fold(WORD, usize::saturating_add))?;
     let numbers = std::iter::once(&count).chain(columns.iter().copied().flatten());
-    let mut bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+    numbers.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
     rest.iter().for_each(|rest| bytes.extend_from_slice(rest));
     Ok(bytes)
 }
@@ -78,12 +85,17 @@ impl Ends {
     }
 
     /// The ends of pieces of these lengths.
-    pub(super) fn of_lens(section: &'static str, lens: impl Iterator<Item = usize>) -> Result<Self, ImageError> {
-        let ends = lens.scan(0_usize, |end, len| {
-            *end = end.saturating_add(len);
-            Some(u32::try_from(*end).map_err(|_| too_many(section)))
-        });
-        Ok(Ends(ends.collect::<Result<_, _>>()?))
+    pub(super) fn of_lens(
+        section: &'static str,
+        lens: impl Iterator<Item = usize> + Clone,
+    ) -> Result<Self, ImageError> {
+        let mut ends = allocate::room(lens.clone().count())?;
+        let mut end = 0_usize;
+        for len in lens {
+            end = end.saturating_add(len);
+            ends.push(u32::try_from(end).map_err(|_| too_many(section))?);
+        }
+        Ok(Ends(ends.into()))
     }
 
     /// How many bytes all pieces have together.
@@ -117,7 +129,10 @@ impl Names {
     ) -> Result<Self, ImageError> {
         let names = names.map(Option::unwrap_or_default);
         let ends = Ends::of_lens(section, names.clone().map(str::len))?;
-        Ok(Names { ends, text: names.collect::<String>().into() }.normal())
+        let mut text: Vec<u8> = allocate::room(ends.total() as usize)?;
+        names.for_each(|name| text.extend_from_slice(name.as_bytes()));
+        let text = String::from_utf8(text).map_err(|_| ImageError::BadName { section, index: None })?;
+        Ok(Names { ends, text: text.into() }.normal())
     }
 
     /// Reads the names that end at `ends`: what is left of `section`, which is called `name`.
@@ -129,7 +144,7 @@ impl Names {
         if let Some(index) = ends.column().iter().position(|&end| !text.is_char_boundary(end as usize)) {
             return Err(ImageError::BadName { section: name, index: Some(index) });
         }
-        Ok(Names { ends, text: text.into() }.normal())
+        Ok(Names { ends, text: allocate::copy_str(text)?.into() }.normal())
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&str> {
@@ -142,10 +157,9 @@ impl Names {
     }
 
     /// The column of ends, for `count` names.
-    pub(super) fn column(&self, count: usize) -> Vec<u32> {
-        let mut ends = self.ends.column().to_vec();
-        ends.resize(count, 0);
-        ends
+    pub(super) fn column(&self, count: usize) -> Result<Box<[u32]>, ImageError> {
+        let ends = self.ends.column();
+        Ok(allocate::collect((0..count).map(|name| ends.get(name).copied().unwrap_or(0)))?)
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -172,8 +186,8 @@ pub(super) fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usi
     low
 }
 
-fn words(bytes: &[u8]) -> Box<[u32]> {
-    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+fn words(bytes: &[u8]) -> Result<Box<[u32]>, ImageError> {
+    Ok(allocate::collect(bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)))?)
 }
 
 fn too_many(section: &'static str) -> ImageError {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::allocate;
 use super::columns::{Names, Section, encode, same_count};
 use super::function_key::FunctionKey;
 use super::function_keys::FunctionKeys;
@@ -117,7 +118,8 @@ impl CompiledFunctionsTable {
         functions: impl Iterator<Item = (Range<u32>, FunctionKey, Option<&'n str>)> + Clone,
         text_len: usize,
     ) -> Result<CompiledFunctionsTable, ImageError> {
-        let (mut starts, mut lens) = (Vec::new(), Vec::new());
+        let count = functions.clone().count();
+        let (mut starts, mut lens) = (allocate::room(count)?, allocate::room(count)?);
         for (range, ..) in functions.clone() {
             let len = range.end.checked_sub(range.start);
             starts.push(range.start);
@@ -155,7 +157,7 @@ impl CompiledFunctionsTable {
 
     /// The bytes of the section of functions.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, ImageError> {
-        let lens: Vec<u32> = self.starts.iter().zip(&self.ends).map(|(start, end)| end - start).collect();
+        let lens = allocate::collect(self.starts.iter().zip(&self.ends).map(|(start, end)| end - start))?;
         encode(names::FUNCTIONS, &[&self.starts, &lens], &[])
     }
 
@@ -166,7 +168,7 @@ impl CompiledFunctionsTable {
 
     /// The bytes of the section of names, if any function has one.
     pub(crate) fn encode_names(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        let encode = || encode(names::NAMES, &[&self.names.column(self.len())], &[self.names.as_bytes()]);
+        let encode = || encode(names::NAMES, &[&self.names.column(self.len())?], &[self.names.as_bytes()]);
         (!self.names.is_empty()).then(encode).transpose()
     }
 
@@ -245,7 +247,7 @@ impl fmt::Debug for CompiledFunctionsTable {
 fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<Box<[u32]>, ImageError> {
     let limit = u32::try_from(text_len).unwrap_or(u32::MAX);
     let mut previous = 0..0;
-    let mut ends = Vec::with_capacity(starts.len());
+    let mut ends = allocate::room(starts.len())?;
     for (&start, &len) in starts.iter().zip(lens) {
         if len == 0 {
             return Err(ImageError::FunctionEmpty { start });

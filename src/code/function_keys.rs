@@ -1,5 +1,6 @@
 //! The keys of all functions of an image, to be read by place and found by key.
 
+use super::allocate;
 use super::columns::{Section, encode, partition_point, same_count};
 use super::function_key::FunctionKey;
 use super::image::{ImageError, names};
@@ -21,7 +22,7 @@ pub(super) struct FunctionKeys {
 
 impl FunctionKeys {
     pub(super) fn collect(keys: impl Iterator<Item = FunctionKey>, starts: &[u32]) -> Result<Self, ImageError> {
-        let (mut spaces, mut indices) = (Vec::new(), Vec::new());
+        let (mut spaces, mut indices) = (allocate::room(starts.len())?, allocate::room(starts.len())?);
         for key in keys {
             let (space, index) = key.encode()?;
             spaces.push(space);
@@ -54,7 +55,7 @@ impl FunctionKeys {
         let mut keys = FunctionKeys { len, spaces, indices, by_key: Box::default() };
         if !(0..len).is_sorted_by(|&a, &b| keys.pair(a) < keys.pair(b)) {
             let places = u32::try_from(len).map_err(|_| ImageError::TooManyEntries { section: names::KEYS })?;
-            let mut by_key: Box<[u32]> = (0..places).collect();
+            let mut by_key = allocate::collect(0..places)?;
             by_key.sort_unstable_by_key(|&place| (keys.pair(place as usize), place));
             keys.by_key = by_key;
             keys.check_unique(starts)?;

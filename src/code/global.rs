@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::allocate::{self, OutOfMemory};
 use super::memory::CodeMemory;
 use super::registered::RegisteredCode;
 use crate::handler::trap_code::TrapCode;
@@ -30,7 +31,11 @@ static CODE: CodeRegistry<RegisteredCode> = CodeRegistry::new();
 ///
 /// Not for handlers: allocates and takes the writers' lock.
 pub fn register_code(code: Arc<CodeMemory>) -> Result<CodeRegistration, RegisterError> {
-    register(Arc::new(RegisteredCode::shared(code)))
+    let range = code.text_range();
+    match allocate::arc(RegisteredCode::shared(code)) {
+        Ok(code) => register(code),
+        Err(OutOfMemory { bytes }) => Err(RegisterError::OutOfMemory { range, bytes }),
+    }
 }
 
 /// As [`register_code`], for a private copy.

@@ -53,7 +53,7 @@ impl CodeMemory {
     /// # Errors
     ///
     /// An [`ImageError`] that says what is wrong: not an image of ours, made for another machine, cut off, damaged; or
-    /// the operating system has no memory for the text.
+    /// [`ImageError::OutOfMemory`], or [`ImageError::Io`] if the operating system has no memory for the text.
     ///
     /// # Signal safety
     ///
@@ -95,7 +95,8 @@ impl CodeMemory {
     ///
     /// # Errors
     ///
-    /// As [`CodeMemory::parse`], and [`ImageError::Io`] if the file cannot be mapped.
+    /// As [`CodeMemory::parse`], [`ImageError::Io`] if the file cannot be mapped, and [`ImageError::Sparse`] if it is
+    /// more than 16 MiB long and stores less than a 64th of that.
     ///
     /// # Signal safety
     ///

@@ -2,6 +2,7 @@
 //! registry that finds it.
 
 mod address_map;
+pub(crate) mod allocate;
 mod columns;
 mod compiled_functions;
 mod function_key;

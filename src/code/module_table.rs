@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::allocate;
 use super::columns::{Names, Section, encode};
 use super::image::{ImageError, names};
 use super::index::StaticModuleIndex;
@@ -103,6 +104,11 @@ impl fmt::Debug for ModuleInfo<'_> {
 }
 
 impl ModuleTable {
+    /// One module, without a name, imports or flags.
+    pub(crate) fn one() -> Result<ModuleTable, ImageError> {
+        ModuleTable::describe(&[ModuleDescription::default()])
+    }
+
     /// The table of `modules`. O(n).
     pub(crate) fn describe(modules: &[ModuleDescription]) -> Result<ModuleTable, ImageError> {
         let flags = |module: &ModuleDescription| {
@@ -111,8 +117,8 @@ impl ModuleTable {
             unparsed | environment
         };
         Ok(ModuleTable {
-            imported_functions: modules.iter().map(|module| module.imported_functions).collect(),
-            flags: modules.iter().map(flags).collect(),
+            imported_functions: allocate::collect(modules.iter().map(|module| module.imported_functions))?,
+            flags: allocate::collect(modules.iter().map(flags))?,
             names: Names::collect(names::MODULES, modules.iter().map(|module| module.name.as_deref()))?,
         })
     }
@@ -120,7 +126,7 @@ impl ModuleTable {
     /// Checks and copies the table in the bytes of its section, if there is one.
     pub(crate) fn parse(section: Option<&[u8]>) -> Result<ModuleTable, ImageError> {
         let Some(section) = section else {
-            return Ok(ModuleTable::default());
+            return ModuleTable::one();
         };
         let mut section = Section::new(names::MODULES, section);
         let [imported_functions, flags, ends] = section.columns()?;
@@ -132,10 +138,10 @@ impl ModuleTable {
 
     /// The bytes of the section, if the image needs one.
     pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        if *self == ModuleTable::default() {
+        if *self.imported_functions == [0] && *self.flags == [0] && self.names.is_empty() {
             return Ok(None);
         }
-        let ends = self.names.column(self.len());
+        let ends = self.names.column(self.len())?;
         encode(names::MODULES, &[&self.imported_functions, &self.flags, &ends], &[self.names.as_bytes()]).map(Some)
     }
 
@@ -169,13 +175,6 @@ impl ModuleTable {
     /// All modules, by ascending index.
     pub fn iter(&self) -> impl Iterator<Item = ModuleInfo<'_>> + '_ {
         (0..=u32::MAX).map_while(|index| self.get(StaticModuleIndex::new(index)))
-    }
-}
-
-/// One module, without a name, imports or flags.
-impl Default for ModuleTable {
-    fn default() -> Self {
-        ModuleTable { imported_functions: [0].into(), flags: [0].into(), names: Names::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::allocate;
 use super::columns::{Ends, Section, encode};
 use super::image::{ImageError, names};
 
@@ -88,13 +89,15 @@ impl PatchTable {
                 return Err(ImageError::PatchLength { offset, enabled, disabled });
             }
         }
-        let table = PatchTable {
-            offsets: patches.iter().map(|patch| patch.0).collect(),
-            ends: Ends::of_lens(names::PATCHES, patches.iter().map(|patch| patch.1.len()))?,
-            enabled: patches.iter().flat_map(|patch| &patch.1).copied().collect(),
-            disabled: patches.iter().flat_map(|patch| &patch.2).copied().collect(),
-        };
-        table.checked(text)
+        let offsets = allocate::collect(patches.iter().map(|patch| patch.0))?;
+        let ends = Ends::of_lens(names::PATCHES, patches.iter().map(|patch| patch.1.len()))?;
+        let mut enabled = allocate::room(ends.total() as usize)?;
+        let mut disabled = allocate::room(ends.total() as usize)?;
+        for (_, when_enabled, when_disabled) in patches {
+            enabled.extend_from_slice(when_enabled);
+            disabled.extend_from_slice(when_disabled);
+        }
+        PatchTable { offsets, ends, enabled: enabled.into(), disabled: disabled.into() }.checked(text)
     }
 
     /// Checks and copies the table in the bytes of its section, if there is one.
@@ -105,8 +108,8 @@ impl PatchTable {
         let mut section = Section::new(names::PATCHES, section);
         let [offsets, ends] = section.columns()?;
         let ends = Ends::new(names::PATCHES, ends)?;
-        let enabled = section.take(ends.total())?.into();
-        let disabled = section.take(ends.total())?.into();
+        let enabled = allocate::copy(section.take(ends.total())?)?;
+        let disabled = allocate::copy(section.take(ends.total())?)?;
         section.end()?;
         PatchTable { offsets, ends, enabled, disabled }.checked(text)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::allocate;
 use super::columns::{Ends, Section, encode};
 use super::image::{ImageError, names};
 use super::index::SignatureIndex;
@@ -23,7 +24,9 @@ pub struct SignatureTable {
 impl SignatureTable {
     pub(crate) fn collect(signatures: &[Vec<u8>]) -> Result<SignatureTable, ImageError> {
         let ends = Ends::of_lens(names::SIGNATURES, signatures.iter().map(Vec::len))?;
-        SignatureTable { ends, bytes: signatures.concat().into() }.checked()
+        let mut bytes = allocate::room(ends.total() as usize)?;
+        signatures.iter().for_each(|signature| bytes.extend_from_slice(signature));
+        SignatureTable { ends, bytes: bytes.into() }.checked()
     }
 
     /// Checks and copies the table in the bytes of its section, if there is one.
@@ -36,7 +39,7 @@ impl SignatureTable {
         let ends = Ends::new(names::SIGNATURES, ends)?;
         let bytes = section.take(ends.total())?;
         section.end()?;
-        SignatureTable { ends, bytes: bytes.into() }.checked()
+        SignatureTable { ends, bytes: allocate::copy(bytes)? }.checked()
     }
 
     /// The bytes of the section, if there is any signature.
@@ -72,7 +75,8 @@ impl SignatureTable {
 
     /// No two are equal: whoever looks for a signature's trampoline has to find the one that there is.
     fn checked(self) -> Result<Self, ImageError> {
-        let mut sorted: Vec<SignatureIndex> = (0..=u32::MAX).take(self.len()).map(SignatureIndex::new).collect();
+        let mut sorted =
+            allocate::collect((0..self.ends.column().len()).map(|index| SignatureIndex::new(index as u32)))?;
         sorted.sort_unstable_by_key(|&index| (self.get(index), index));
         match sorted.array_windows().find(|[a, b]| self.get(*a) == self.get(*b)) {
             Some(&[first, second]) => Err(ImageError::DuplicateSignature { first, second }),

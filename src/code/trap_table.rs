@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::allocate;
+use super::columns::encode;
 use super::image::{ImageError, names};
 use crate::handler::trap_code::TrapCode;
 use crate::handler::traps as encoded;
@@ -43,18 +45,15 @@ impl TrapTable {
         sites: impl IntoIterator<Item = (u32, TrapCode)>,
         text_len: usize,
     ) -> Result<TrapTable, ImageError> {
-        let mut bytes = vec![0; size_of::<u32>()];
-        let mut codes = Vec::new();
+        let (mut offsets, mut codes) = (Vec::new(), Vec::new());
         let mut order = Order::new(text_len);
         for (offset, code) in sites {
             order.next(offset)?;
-            bytes.extend(offset.to_le_bytes());
-            codes.push(code.to_u8());
+            allocate::push(&mut offsets, offset)?;
+            allocate::push(&mut codes, code.to_u8())?;
         }
-        let count = u32::try_from(codes.len()).map_err(|_| ImageError::TooManyEntries { section: names::TRAPS })?;
-        bytes.splice(..size_of::<u32>(), count.to_le_bytes());
-        bytes.extend(codes);
-        Ok(TrapTable { bytes: bytes.into() })
+        let bytes = encode(names::TRAPS, &[&offsets], &[&codes])?;
+        Ok(TrapTable { bytes: allocate::arc_of_bytes(&bytes)? })
     }
 
     /// Checks and copies the table in `bytes`, which belongs to a text of `text_len` bytes.
@@ -83,7 +82,7 @@ impl TrapTable {
                 return Err(ImageError::UnknownTrapCode { offset, code });
             }
         }
-        Ok(TrapTable { bytes: bytes.into() })
+        Ok(TrapTable { bytes: allocate::arc_of_bytes(bytes)? })
     }
 
     /// The code of the site at exactly `offset` bytes into the text.

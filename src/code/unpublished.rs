@@ -39,6 +39,7 @@ impl Unpublished {
         file: &File,
         parse: impl for<'a> FnOnce(&'a [u8]) -> Result<Image<'a>, ImageError>,
     ) -> Result<Self, ImageError> {
+        check_stored(file)?;
         // SAFETY: nobody changes the file, says our caller. This mapping ends with this function: the tables are copied
         // out, and the text has a mapping of its own.
         let whole = unsafe { MmapOptions::new().map_copy_read_only(file)? };
@@ -133,6 +134,32 @@ impl Unpublished {
     pub fn section(&self, name: &str) -> Option<&[u8]> {
         self.tables.user.get(name)
     }
+}
+
+/// The file stores what its length promises, more or less, so that copies of its tables take memory in proportion to
+/// what somebody has stored.
+#[cfg(unix)]
+fn check_stored(file: &File) -> Result<(), ImageError> {
+    use std::os::unix::fs::MetadataExt;
+
+    /// Holes that do no harm. Programs that copy files make some where there are zeros.
+    const HARMLESS: u64 = 16 << 20;
+    /// No file system compresses machine code and its tables like this.
+    const COMPRESSED: u64 = 64;
+    let metadata = file.metadata()?;
+    let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
+    // Some file systems do not say, or store little files elsewhere. An image of ours is no hole from end to end.
+    let unknown = stored == 0;
+    if unknown || len <= HARMLESS.max(stored.saturating_mul(COMPRESSED)) {
+        Ok(())
+    } else {
+        Err(ImageError::Sparse { len, stored })
+    }
+}
+
+#[cfg(not(unix))]
+fn check_stored(_: &File) -> Result<(), ImageError> {
+    Ok(())
 }
 
 impl fmt::Debug for Unpublished {

@@ -11,10 +11,11 @@ use std::fmt;
 
 use super::engine::EngineId;
 use super::error::{PatchError, StoreError};
-use super::many::{Many, NoMemory};
+use super::many::Many;
 use super::module::{CompiledModuleId, Module};
 use super::registry::ModuleRegistry;
 use super::store_code::StoreCode;
+use crate::code::allocate::{self, OutOfMemory};
 use crate::code::{DefinedFunctionIndex, PatchTable};
 
 /// What is asked for, in one store.
@@ -119,9 +120,18 @@ pub enum BreakpointError {
         offset: u32,
     },
     /// No memory to remember it, or that all patch points are to stop.
-    OutOfMemory,
+    OutOfMemory {
+        /// How many bytes were asked for, at least.
+        bytes: usize,
+    },
     /// The code could not be patched.
     Patch(PatchError),
+}
+
+impl From<OutOfMemory> for BreakpointError {
+    fn from(OutOfMemory { bytes }: OutOfMemory) -> Self {
+        BreakpointError::OutOfMemory { bytes }
+    }
 }
 
 impl ModuleRegistry {
@@ -155,7 +165,7 @@ impl ModuleRegistry {
             return Err(BreakpointError::NoPatchPoint { module: id, function, offset, len });
         };
         let key = Key { module: id, function, offset };
-        let many = self.many_mut().map_err(|NoMemory| BreakpointError::OutOfMemory)?;
+        let many = self.many_mut()?;
         let asked = match many.breakpoints.find(key) {
             Ok(at) => &mut many.breakpoints.asked[at],
             Err(at) => {
@@ -226,7 +236,7 @@ impl ModuleRegistry {
         if self.is_single_stepping() == on {
             return Ok(());
         }
-        let many = self.many_mut().map_err(|NoMemory| BreakpointError::OutOfMemory)?;
+        let many = self.many_mut()?;
         many.breakpoints.single_step = on;
         let result = many.for_each_registered(|module, code, breakpoints| breakpoints.apply_all(code, module));
         if result.is_err() {
@@ -293,8 +303,8 @@ impl Breakpoints {
 
     /// Makes room for one more.
     fn reserve(&mut self) -> Result<(), BreakpointError> {
-        self.asked.try_reserve(1).map_err(|_| BreakpointError::OutOfMemory)?;
-        self.points.try_reserve(1).map_err(|_| BreakpointError::OutOfMemory)
+        allocate::reserve(&mut self.asked, 1)?;
+        Ok(allocate::reserve(&mut self.points, 1)?)
     }
 
     fn point(&mut self, module: CompiledModuleId, patch: usize) {
@@ -368,7 +378,9 @@ impl fmt::Display for BreakpointError {
                     "the breakpoint at offset {offset:#x} of function {function} of {module} is set 2^32 - 1 times already; clear it as often"
                 )
             }
-            BreakpointError::OutOfMemory => f.write_str("no memory for another breakpoint"),
+            BreakpointError::OutOfMemory { bytes } => {
+                write!(f, "no memory for another breakpoint: {bytes} bytes were asked for; free some and try again")
+            }
             BreakpointError::Patch(error) => error.fmt(f),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::error::LoadError;
-use crate::code::SignatureTable;
+use crate::code::{SignatureTable, allocate};
 use crate::sync::Lock;
 
 /// What code is loaded into, and stores run on. A handle, cheap to clone.
@@ -128,10 +128,9 @@ impl Engine {
         if signatures.is_empty() {
             return Ok(Box::default());
         }
-        let mut ids = Vec::new();
-        ids.try_reserve_exact(signatures.len()).map_err(|_| LoadError::OutOfMemory)?;
+        let mut ids = allocate::room(signatures.len())?;
         let mut table = self.0.signatures.lock().map_err(|_| LoadError::Forked)?;
-        table.known.try_reserve(signatures.len()).map_err(|_| LoadError::OutOfMemory)?;
+        allocate::reserve_in_map(&mut table.known, signatures.len())?;
         for signature in signatures.iter() {
             match table.intern(signature) {
                 Ok(id) => ids.push(id),
@@ -161,11 +160,9 @@ impl Signatures {
             known.uses += 1;
             return Ok(known.id);
         }
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(signature.len()).map_err(|_| LoadError::OutOfMemory)?;
-        bytes.extend_from_slice(signature);
+        let bytes = allocate::copy(signature)?;
         let id = SignatureId::unique().ok_or(LoadError::TooManySignatures)?;
-        self.known.insert(bytes.into(), Signature { id, uses: 1 });
+        self.known.insert(bytes, Signature { id, uses: 1 });
         Ok(id)
     }
 

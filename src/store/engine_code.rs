@@ -1,5 +1,6 @@
 //! The canonical copy of compiled code, loaded into an engine.
 
+use std::alloc::Layout;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use super::store_code::StoreCode;
 use super::striped::Striped;
 use crate::code::{
     CodeMemory, CodeRegistration, CompiledFunctionsTable, FunctionKey, Patch, SignatureIndex, StaticModuleIndex,
-    register_code,
+    allocate, register_code,
 };
 
 /// An image in an engine: the canonical copy of its text, and what the engine knows of it. A handle, cheap to clone
 /// from many threads at once.
 ///
-/// Cloning takes constant time; the first clone on a thread allocates, and aborts if it cannot. Dropping the last
-/// handle unmaps. None of it is for signal handlers.
+/// Cloning takes constant time; the first clone on a thread allocates a count of its own, and shares its neighbour's if
+/// there is no memory. Dropping the last handle unmaps. None of it is for signal handlers.
 ///
 /// The text is known to signal handlers from here on, until the last handle is dropped: this one, a clone, a
 /// [`Module`] or [`Component`](crate::Component) of it, or a store in which one of these is registered.
@@ -72,45 +73,51 @@ struct Loaded {
 }
 
 impl EngineCode {
-    /// Loads `memory` into `engine`, and registers its text for the whole process.
+    /// Loads `memory`, a [`CodeMemory`] or an [`Arc`] of one, into `engine`, and registers its text for the whole
+    /// process.
     ///
     /// O(f log f) for f functions.
     ///
     /// # Errors
     ///
     /// If the image was compiled with another configuration, if the text at a patch point is not what the patch table
-    /// says (relocations must leave it alone), if the text cannot be registered, and if there is no memory. Nothing is
-    /// loaded then, and `memory` is dropped. Four allocations of fixed size abort when they fail: the image's, the
-    /// engine's and the registry's share of it, and the first count of its handles.
+    /// says (relocations must leave it alone), if the text cannot be registered (it may be loaded once at a time), and
+    /// if there is no memory. Nothing is loaded then, and `memory` is dropped.
     ///
     /// # Signal safety
     ///
     /// Not for handlers: allocates and takes locks.
-    pub fn new(engine: &Engine, memory: CodeMemory) -> Result<EngineCode, LoadError> {
+    pub fn new(engine: &Engine, memory: impl Into<Arc<CodeMemory>>) -> Result<EngineCode, LoadError> {
+        // A memory that is not in an `Arc` yet is about to be put into one.
+        allocate::room_for_arc(Layout::new::<CodeMemory>())?;
+        let memory = memory.into();
         if memory.configuration() != engine.configuration() {
             return Err(LoadError::ForeignConfiguration {
-                image: copy(memory.configuration())?,
-                engine: copy(engine.configuration())?,
+                image: allocate::copy(memory.configuration())?,
+                engine: allocate::copy(engine.configuration())?,
             });
         }
         check_patches(&memory)?;
         let signatures = Interned { ids: engine.intern(memory.signatures())?, engine, memory: &memory };
         let wasm_to_array = wasm_to_array(memory.functions(), &signatures.ids)?;
+        let registration = register_code(Arc::clone(&memory)).map_err(LoadError::Register)?;
         let signatures = signatures.keep();
-        let memory = Arc::new(memory);
-        match register_code(Arc::clone(&memory)) {
-            Ok(registration) => Ok(EngineCode(Striped::new(Handle {
-                engine: engine.id(),
-                id: CompiledModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
-                shared: StoreCode::shared(memory.text_range()),
-                memory: Arc::clone(&memory),
-                loaded: Arc::new(Loaded { registration, engine: engine.clone(), memory, signatures, wasm_to_array }),
-            }))),
-            Err(error) => {
-                engine.release(memory.signatures());
-                Err(LoadError::Register(error))
-            }
-        }
+        // From here on dropping what there is undoes everything.
+        let loaded = allocate::arc(Loaded {
+            registration,
+            engine: engine.clone(),
+            memory: Arc::clone(&memory),
+            signatures,
+            wasm_to_array,
+        })?;
+        let handle = Handle {
+            engine: engine.id(),
+            id: CompiledModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
+            shared: StoreCode::shared(memory.text_range()),
+            memory,
+            loaded,
+        };
+        Ok(EngineCode(Striped::new(handle)?))
     }
 
     /// The engine it is loaded into.
@@ -247,13 +254,6 @@ fn check_patches(memory: &CodeMemory) -> Result<(), LoadError> {
     }
 }
 
-fn copy(bytes: &[u8]) -> Result<Box<[u8]>, LoadError> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(bytes.len()).map_err(|_| LoadError::OutOfMemory)?;
-    copy.extend_from_slice(bytes);
-    Ok(copy.into())
-}
-
 fn wasm_to_array(
     functions: &CompiledFunctionsTable,
     signatures: &[SignatureId],
@@ -266,8 +266,7 @@ fn wasm_to_array(
             _ => None,
         })
     };
-    let mut trampolines = Vec::new();
-    trampolines.try_reserve_exact(offsets().count()).map_err(|_| LoadError::OutOfMemory)?;
+    let mut trampolines = allocate::room(offsets().count())?;
     trampolines.extend(offsets());
     trampolines.sort_unstable();
     Ok(trampolines.into())

@@ -5,7 +5,9 @@ use std::io;
 use std::ops::Range;
 
 use super::engine::EngineId;
+use super::engine_code::EngineCode;
 use super::pc::{EngineCodePc, StoreCodePc};
+use crate::code::allocate::OutOfMemory;
 use crate::registry::RegisterError;
 
 /// Why an image was not loaded into an engine. Nothing of it stays.
@@ -30,7 +32,10 @@ pub enum LoadError {
     /// The text cannot be made known to signal handlers.
     Register(RegisterError),
     /// No memory for what the engine keeps of the image.
-    OutOfMemory,
+    OutOfMemory {
+        /// How many bytes were asked for, at least.
+        bytes: usize,
+    },
     /// This process was forked while another thread of its parent was loading code into this engine, which therefore
     /// can never load more here.
     Forked,
@@ -52,7 +57,12 @@ impl fmt::Display for LoadError {
             ),
             LoadError::TooManySignatures => f.write_str("this process has numbered 2^32 function types"),
             LoadError::Register(error) => error.fmt(f),
-            LoadError::OutOfMemory => f.write_str("no memory to load an image into an engine"),
+            LoadError::OutOfMemory { bytes } => {
+                write!(
+                    f,
+                    "no memory to load an image into an engine: {bytes} bytes were asked for; free some and try again"
+                )
+            }
             LoadError::Forked => f.write_str(
                 "this process was forked while another thread was loading code into the engine, which can load no more \
                  code; make another engine",
@@ -106,7 +116,22 @@ pub enum StoreError {
     OutOfMemory {
         /// The code that was to be registered.
         text: Range<EngineCodePc>,
+        /// How many bytes were asked for, at least.
+        bytes: usize,
     },
+}
+
+impl StoreError {
+    /// For `code`, which is not registered for want of memory.
+    pub(super) fn no_memory_for(code: &EngineCode) -> impl Fn(OutOfMemory) -> StoreError {
+        |OutOfMemory { bytes }| StoreError::OutOfMemory { text: code.text_range(), bytes }
+    }
+}
+
+impl From<OutOfMemory> for LoadError {
+    fn from(OutOfMemory { bytes }: OutOfMemory) -> Self {
+        LoadError::OutOfMemory { bytes }
+    }
 }
 
 impl fmt::Display for StoreError {
@@ -131,9 +156,12 @@ impl fmt::Display for StoreError {
             }
             StoreError::Register(error) => error.fmt(f),
             StoreError::Patch(error) => error.fmt(f),
-            StoreError::OutOfMemory { text } => {
-                write!(f, "no memory to register the code at {}..{} in a store", text.start, text.end)
-            }
+            StoreError::OutOfMemory { text, bytes } => write!(
+                f,
+                "no memory to register the code at {}..{} in a store: {bytes} bytes were asked for; free some and try \
+                 again",
+                text.start, text.end
+            ),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A store's images and modules: looked through while they are few, and then found by hashes of their names and bases.
 
+use std::hash::Hash;
 use std::ops::Range;
 
 use super::breakpoints::Breakpoints;
@@ -13,6 +14,7 @@ use super::module::Component;
 use super::module::{CompiledModuleId, Module};
 use super::pc::StoreCodePc;
 use super::store_code::{ModuleWithCode, StoreCode};
+use crate::code::allocate::{self, OutOfMemory};
 use crate::code::{Function, FunctionKey, StaticModuleIndex, start_of_code};
 
 /// As many images, and as many modules, are looked through one by one: that takes no longer than to find one by its
@@ -93,16 +95,6 @@ impl<'s> ImageRef<'s> {
     }
 }
 
-/// There was no memory.
-#[derive(Debug)]
-pub(super) struct NoMemory;
-
-impl From<std::collections::TryReserveError> for NoMemory {
-    fn from(_: std::collections::TryReserveError) -> Self {
-        NoMemory
-    }
-}
-
 impl Many {
     pub(super) fn new() -> Self {
         Many {
@@ -126,7 +118,7 @@ impl Many {
     pub(super) fn register_module(&mut self, module: Module, private: bool) -> Result<(), StoreError> {
         let code = module.engine_code();
         let Some(slot) = self.image_slot(code.id()) else {
-            self.reserve(code).map_err(|NoMemory| no_memory(code))?;
+            self.reserve(code).map_err(StoreError::no_memory_for(code))?;
             let mut copy = if private { StoreCode::copy(code)? } else { None };
             if let Some(copy) = &mut copy {
                 self.breakpoints.apply(copy, &module).map_err(StoreError::Patch)?;
@@ -137,7 +129,7 @@ impl Many {
         };
         let known = self.module(module.id()).is_some();
         if !known {
-            self.reserve_module().map_err(|NoMemory| no_memory(code))?;
+            self.reserve_module().map_err(StoreError::no_memory_for(code))?;
         }
         if let Some(copy) = &mut self.images[slot].private {
             let applied = if known {
@@ -159,7 +151,7 @@ impl Many {
     pub(super) fn register_component(&mut self, component: Component, private: bool) -> Result<(), StoreError> {
         let code = component.engine_code();
         if self.image_slot(code.id()).is_none() {
-            self.reserve(code).map_err(|NoMemory| no_memory(code))?;
+            self.reserve(code).map_err(StoreError::no_memory_for(code))?;
             let copy = if private { StoreCode::copy(code)? } else { None };
             self.push_image(copy, Owner::Component(component));
         }
@@ -167,24 +159,25 @@ impl Many {
     }
 
     /// Makes room for an image and one module of it.
-    pub(super) fn reserve(&mut self, code: &EngineCode) -> Result<(), NoMemory> {
+    pub(super) fn reserve(&mut self, code: &EngineCode) -> Result<(), OutOfMemory> {
         let images = self.images.len() + 1;
-        self.images.try_reserve(if self.images.is_empty() { FIRST } else { 1 })?;
+        reserve_place(&mut self.images)?;
         if images > FEW {
-            self.by_base.try_reserve(images - self.by_base.len())?;
-            self.by_image.try_reserve(images - self.by_image.len())?;
+            reserve_places(&mut self.by_base, images)?;
+            reserve_places(&mut self.by_image, images)?;
             let earlier = self.images[unnoted(images).start..].iter();
             let codes = earlier.map(|image| image.owner.engine_code(&self.modules)).chain([code]);
-            self.by_signature.try_reserve(codes.map(|code| code.wasm_to_array_signatures().len()).sum())?;
+            let signatures = codes.map(|code| code.wasm_to_array_signatures().len()).sum();
+            allocate::reserve_in_map(&mut self.by_signature, signatures)?;
         }
         self.reserve_module()
     }
 
-    fn reserve_module(&mut self) -> Result<(), NoMemory> {
+    fn reserve_module(&mut self) -> Result<(), OutOfMemory> {
         let modules = self.modules.len() + 1;
-        self.modules.try_reserve(if self.modules.is_empty() { FIRST } else { 1 })?;
+        reserve_place(&mut self.modules)?;
         if modules > FEW {
-            self.by_module.try_reserve(modules - self.by_module.len())?;
+            reserve_places(&mut self.by_module, modules)?;
         }
         Ok(())
     }
@@ -334,6 +327,14 @@ fn unnoted(len: usize) -> Range<usize> {
     }
 }
 
-pub(super) fn no_memory(code: &EngineCode) -> StoreError {
-    StoreError::OutOfMemory { text: code.text_range() }
+/// Makes room for one more.
+fn reserve_place<T>(list: &mut Vec<T>) -> Result<(), OutOfMemory> {
+    let more = if list.is_empty() { FIRST } else { 1 };
+    allocate::reserve(list, more)
+}
+
+/// Makes room for the places of a list of `len`.
+fn reserve_places<K: Eq + Hash>(map: &mut IdMap<K, usize>, len: usize) -> Result<(), OutOfMemory> {
+    let more = len - map.len();
+    allocate::reserve_in_map(map, more)
 }

@@ -7,13 +7,14 @@ use super::engine::{Engine, EngineId, SignatureId};
 use super::engine_code::EngineCode;
 use super::error::StoreError;
 use super::frame::FrameInfo;
-use super::many::{ImageRef, Many, NoMemory, no_memory};
+use super::many::{ImageRef, Many};
 #[cfg(feature = "components")]
 use super::module::Component;
 use super::module::{CompiledModuleId, Module};
 use super::pc::StoreCodePc;
 use super::store_code::{ModuleWithCode, StoreCode, StoreCodeMut};
 use crate::backtrace::Backtrace;
+use crate::code::allocate::{self, OutOfMemory};
 use crate::code::{FunctionKey, StaticModuleIndex};
 use crate::handler::trap_code::TrapCode;
 use crate::handler::walk::PcKind;
@@ -68,8 +69,7 @@ enum Held {
     Nothing,
     /// One module, executed where the engine has it, and nothing else: what most stores hold.
     Solo(Module),
-    /// One: a box whose allocation may fail.
-    Many(Vec<Many>),
+    Many(Box<Many>),
 }
 
 /// Names a module in a store that it was registered in.
@@ -125,8 +125,7 @@ impl ModuleRegistry {
     /// # Errors
     ///
     /// If the module is another engine's, if there is no memory, and, in a store that debugs, if the text cannot be
-    /// copied, registered, or patched. `module` is dropped then. What a store that debugs keeps of a new image has a
-    /// fixed size, and aborts if there is no memory for it.
+    /// copied, registered, or patched. `module` is dropped then.
     #[inline]
     pub fn register_module(&mut self, module: Module) -> Result<RegisteredModuleId, StoreError> {
         let id = RegisteredModuleId(module.id());
@@ -149,7 +148,7 @@ impl ModuleRegistry {
             return Ok(());
         }
         let private = self.private_code;
-        self.many_mut().map_err(|NoMemory| no_memory(module.engine_code()))?.register_module(module, private)
+        self.many_mut().map_err(StoreError::no_memory_for(module.engine_code()))?.register_module(module, private)
     }
 
     /// Registers the image of `component`, so that the store has its code; its modules are registered one by one,
@@ -166,7 +165,7 @@ impl ModuleRegistry {
             return Ok(());
         }
         let private = self.private_code;
-        self.many_mut().map_err(|NoMemory| no_memory(component.engine_code()))?.register_component(component, private)
+        self.many_mut().map_err(StoreError::no_memory_for(code))?.register_component(component, private)
     }
 
     /// The module that was registered as `id`, if it is registered here.
@@ -348,7 +347,7 @@ impl ModuleRegistry {
 
     pub(super) fn many(&self) -> Option<&Many> {
         match &self.held {
-            Held::Many(many) => many.first(),
+            Held::Many(many) => Some(many),
             _ => None,
         }
     }
@@ -356,27 +355,27 @@ impl ModuleRegistry {
     /// What is registered, if it is ready for more.
     pub(super) fn held_many(&mut self) -> Option<&mut Many> {
         match &mut self.held {
-            Held::Many(many) => many.first_mut(),
+            Held::Many(many) => Some(many),
             _ => None,
         }
     }
 
     /// What is registered, ready for more.
-    pub(super) fn many_mut(&mut self) -> Result<&mut Many, NoMemory> {
+    pub(super) fn many_mut(&mut self) -> Result<&mut Many, OutOfMemory> {
         if !matches!(self.held, Held::Many(_)) {
-            let mut room = Vec::new();
-            room.try_reserve_exact(1)?;
-            let mut many = Many::new();
+            let mut many = allocate::boxed(Many::new())?;
             if let Held::Solo(solo) = &self.held {
                 many.reserve(solo.engine_code())?;
             }
             if let Held::Solo(solo) = mem::replace(&mut self.held, Held::Nothing) {
                 many.adopt(solo);
             }
-            room.push(many);
-            self.held = Held::Many(room);
+            self.held = Held::Many(many);
         }
-        self.held_many().ok_or(NoMemory)
+        match &mut self.held {
+            Held::Many(many) => Ok(many),
+            _ => unreachable!("made above"),
+        }
     }
 
     fn image(&self, code: &EngineCode) -> Option<ImageRef<'_>> {

@@ -9,7 +9,8 @@ use super::error::{PatchError, StoreError};
 use super::module::Module;
 use super::pc::{EngineCodePc, StoreCodePc};
 use crate::code::{
-    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, RegisteredCode, WriteError, register_private_copy,
+    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, RegisteredCode, WriteError, allocate,
+    register_private_copy,
 };
 
 /// The code of one image as one store executes it: the engine's copy, shared with all other stores, or a private copy
@@ -56,11 +57,12 @@ impl StoreCode {
         }
         let failed = |error| StoreError::PrivateCopy { text: engine_code.text_range(), error };
         let text = PrivateText::copy(memory.text()).map_err(failed)?;
-        let code = Arc::new(RegisteredCode::private(Arc::clone(memory), text));
+        let no_memory = StoreError::no_memory_for(engine_code);
+        let code = allocate::arc(RegisteredCode::private(Arc::clone(memory), text)).map_err(&no_memory)?;
         let registration = register_private_copy(Arc::clone(&code)).map_err(StoreError::Register)?;
         let text = StoreCodePc::range(code.text_range());
         let private = Private { _registration: registration, code, faulty: None };
-        Ok(Some(StoreCode { text, private: Some(Box::new(private)) }))
+        Ok(Some(StoreCode { text, private: Some(allocate::boxed(private).map_err(&no_memory)?) }))
     }
 
     /// The addresses of the text; the end is exclusive. Empty if there is none.

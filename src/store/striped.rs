@@ -21,6 +21,8 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::code::allocate::{self, OutOfMemory};
+
 /// A power of two. A lane is picked by a hash, so there are many more than threads that collide often.
 const LANES: usize = 128;
 
@@ -47,14 +49,14 @@ struct Lane<T> {
 struct Opened<T>([AtomicPtr<Lane<T>>; LANES]);
 
 impl<T> Striped<T> {
-    pub(super) fn new(value: T) -> Self {
-        Striped(Lane::new(value, lane_of_this_thread(), REACH))
+    pub(super) fn new(value: T) -> Result<Self, OutOfMemory> {
+        Ok(Striped(Lane::new(value, lane_of_this_thread(), REACH)?))
     }
 }
 
 impl<T> Lane<T> {
-    fn new(value: T, index: u32, reach: u32) -> Arc<Self> {
-        Arc::new(Lane { value, index, reach, opened: AtomicPtr::new(ptr::null_mut()) })
+    fn new(value: T, index: u32, reach: u32) -> Result<Arc<Self>, OutOfMemory> {
+        allocate::arc(Lane { value, index, reach, opened: AtomicPtr::new(ptr::null_mut()) })
     }
 }
 
@@ -66,20 +68,28 @@ impl<T: Clone> Clone for Striped<T> {
 }
 
 impl<T: Clone> Striped<T> {
-    /// A handle that counts on lane `index`, if that is in reach.
+    /// A handle that counts on lane `index`, if that is in reach and there is memory for it; on ours otherwise.
     #[inline]
     fn clone_on(&self, index: u32) -> Self {
         if self.0.index == index || self.0.reach == 0 {
             return Striped(Arc::clone(&self.0));
         }
-        let opened = made_once(&self.0.opened, Opened::new);
-        let slot = &opened.0[index as usize];
-        let lane: *const Lane<T> = made_once(slot, || Lane::new(self.0.value.clone(), index, self.0.reach - 1));
+        let Ok(lane) = self.lane(index) else {
+            return Striped(Arc::clone(&self.0));
+        };
+        let lane: *const Lane<T> = lane;
         // SAFETY: from `Arc::into_raw`, and the slot has a reference for as long as our lane lives.
         unsafe {
             Arc::increment_strong_count(lane);
             Striped(Arc::from_raw(lane))
         }
+    }
+
+    /// Lane `index`, which ours keeps open.
+    #[inline]
+    fn lane(&self, index: u32) -> Result<&Lane<T>, OutOfMemory> {
+        let opened = made_once(&self.0.opened, Opened::new)?;
+        made_once(&opened.0[index as usize], || Lane::new(self.0.value.clone(), index, self.0.reach - 1))
     }
 }
 
@@ -93,30 +103,30 @@ impl<T> Deref for Striped<T> {
 }
 
 impl<T> Opened<T> {
-    fn new() -> Arc<Self> {
-        Arc::new(Opened([const { AtomicPtr::new(ptr::null_mut()) }; LANES]))
+    fn new() -> Result<Arc<Self>, OutOfMemory> {
+        allocate::arc(Opened([const { AtomicPtr::new(ptr::null_mut()) }; LANES]))
     }
 }
 
 /// What is in `slot`, made by whoever comes first. Those who come at the same time make one for nothing.
 #[inline]
-fn made_once<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Arc<V>) -> &V {
+fn made_once<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Result<Arc<V>, OutOfMemory>) -> Result<&V, OutOfMemory> {
     // Acquire pairs with the Release of the exchange in `fill`: what is there is complete.
     let known = slot.load(Ordering::Acquire);
-    let known = if known.is_null() { fill(slot, make) } else { known };
+    let known = if known.is_null() { fill(slot, make)? } else { known };
     // SAFETY: a slot that is not null holds a reference until its owner, who is borrowed, is dropped.
-    unsafe { &*known }
+    Ok(unsafe { &*known })
 }
 
 #[cold]
-fn fill<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Arc<V>) -> *mut V {
-    let mine = Arc::into_raw(make()).cast_mut();
+fn fill<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Result<Arc<V>, OutOfMemory>) -> Result<*mut V, OutOfMemory> {
+    let mine = Arc::into_raw(make()?).cast_mut();
     match slot.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => mine,
+        Ok(_) => Ok(mine),
         Err(other) => {
             // SAFETY: from `into_raw` above, and nobody else has it.
             drop(unsafe { Arc::from_raw(mine) });
-            other
+            Ok(other)
         }
     }
 }
@@ -169,7 +179,7 @@ mod tests {
     #[test]
     fn the_value_lives_as_long_as_the_last_handle_on_any_lane() {
         let drops = AtomicUsize::new(0);
-        let first = Striped::new(Arc::new(Counted(&drops)));
+        let first = Striped::new(Arc::new(Counted(&drops))).unwrap();
         let clones: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| [first.clone(), first.clone()])).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -185,7 +195,7 @@ mod tests {
 
     #[test]
     fn threads_far_apart_take_lanes_of_their_own() {
-        let value = Striped::new(());
+        let value = Striped::new(()).unwrap();
         let lanes = thread::scope(|scope| {
             let threads: Vec<_> = (0..64).map(|_| scope.spawn(|| value.clone().0.index)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
@@ -195,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_clone_on_the_same_lane_opens_none() {
-        let value = Striped::new(());
+        let value = Striped::new(()).unwrap();
         let clone = value.clone();
         assert!(Arc::ptr_eq(&value.0, &clone.0));
         assert!(value.0.opened.load(Ordering::SeqCst).is_null());
@@ -203,7 +213,7 @@ mod tests {
 
     #[test]
     fn handles_on_one_lane_share_the_lanes_that_are_opened() {
-        let value = Striped::new(());
+        let value = Striped::new(()).unwrap();
         let handles: Vec<_> = (0..1000).map(|_| value.clone()).collect();
         let lanes = thread::scope(|scope| {
             let body = || handles.iter().map(|handle| Arc::as_ptr(&handle.clone().0) as usize).collect::<Vec<_>>();
@@ -218,7 +228,7 @@ mod tests {
     fn a_handle_passed_from_lane_to_lane_opens_few() {
         for newest_first in [true, false] {
             let value = Arc::new(());
-            let mut handles = vec![Striped::new(Arc::clone(&value))];
+            let mut handles = vec![Striped::new(Arc::clone(&value)).unwrap()];
             for i in 0..100_000 {
                 let next = handles[i].clone_on(i as u32 % 2);
                 handles.push(next);

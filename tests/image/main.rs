@@ -2,10 +2,13 @@
 //! makes it panic.
 
 mod absurd;
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod damage;
 mod foreign;
 mod functions;
 mod memory;
+mod out_of_memory;
 mod round_trip;
 mod side_tables;
 mod sound;

@@ -7,6 +7,20 @@ use crate::sound::{check_functions, check_traps, check_unpublished};
 use crate::support::{built, only_publisher, small, trap_bytes};
 
 #[test]
+fn more_sections_than_sixteen_bits_can_count_are_all_there() {
+    const COUNT: usize = 70_000;
+    let mut image = small();
+    for number in 0..COUNT {
+        image.section(&number.to_string(), number.to_le_bytes());
+    }
+    let code = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+    for number in (0..COUNT).step_by(997).chain([COUNT - 1]) {
+        assert_eq!(code.section(&number.to_string()), Some(number.to_le_bytes().as_slice()));
+    }
+    assert_eq!(code.section("types"), Some(b"signatures".as_slice()));
+}
+
+#[test]
 fn what_was_built_is_what_is_loaded() {
     let _alone = only_publisher();
     let code = CodeMemory::parse_verified(&built(&mut small())).unwrap().publish().unwrap();

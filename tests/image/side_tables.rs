@@ -7,9 +7,10 @@ use trapline::{
     CodeMemory, ImageBuilder, ImageError, ModuleDescription, Patch, SignatureIndex, StaticModuleIndex, Unpublished,
 };
 
+use crate::allocator::largest_of;
 use crate::sound::check_unpublished;
 use crate::support::{
-    SECTIONS, assert_error, built, defined, into_guest, only_publisher, peak, section, small, small_with, words,
+    SECTIONS, assert_error, built, defined, into_guest, only_publisher, section, small, small_with, words,
 };
 
 fn parse_with(name: &str, bytes: &[u8]) -> Result<Unpublished, ImageError> {
@@ -93,7 +94,7 @@ fn a_table_with_an_absurd_count_is_an_error_and_allocates_nothing_of_its_size() 
             let mut absurd = original.clone();
             absurd[..4].copy_from_slice(&u32::to_le_bytes(count));
             let file = small_with(&[(name, &absurd)]);
-            let (result, peak) = peak::during(|| CodeMemory::parse(&file));
+            let (result, peak) = largest_of(|| CodeMemory::parse(&file));
             assert_error!(result, Err(ImageError::TableLength { section, .. }) if section == name);
             assert!(peak < 8 * file.len(), "{peak} bytes at once for {name} in a file of {}", file.len());
         }

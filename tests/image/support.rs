@@ -13,46 +13,6 @@ use trapline::{
     StaticModuleIndex, TrapCode,
 };
 
-pub mod peak {
-    //! The largest single allocation that a thread has asked for.
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::cell::Cell;
-
-    thread_local!(static PEAK: Cell<usize> = const { Cell::new(0) });
-
-    struct Watched;
-
-    #[global_allocator]
-    static ALLOCATOR: Watched = Watched;
-
-    fn note(size: usize) {
-        PEAK.with(|peak| peak.set(peak.get().max(size)));
-    }
-
-    // SAFETY: every call goes on to the system's allocator unchanged.
-    unsafe impl GlobalAlloc for Watched {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            note(layout.size());
-            // SAFETY: our caller's promises are the ones needed.
-            unsafe { System.alloc(layout) }
-        }
-        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-            // SAFETY: our caller's promises are the ones needed.
-            unsafe { System.dealloc(pointer, layout) }
-        }
-        unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            note(size);
-            // SAFETY: our caller's promises are the ones needed.
-            unsafe { System.realloc(pointer, layout, size) }
-        }
-    }
-
-    pub fn during<R>(f: impl FnOnce() -> R) -> (R, usize) {
-        PEAK.with(|peak| peak.set(0));
-        (f(), PEAK.with(Cell::get))
-    }
-}
-
 pub fn defined(module: u32, function: u32) -> FunctionKey {
     FunctionKey::Defined { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
 }

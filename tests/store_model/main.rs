@@ -3,6 +3,7 @@
 //! No compiler, and nothing is executed: texts are arbitrary bytes, so that thousands of images are cheap.
 #![cfg(all(feature = "components", feature = "breakpoints"))]
 
+#[path = "../common/allocator.rs"]
 mod allocator;
 mod image;
 mod loaded;

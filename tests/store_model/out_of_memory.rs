@@ -1,20 +1,17 @@
 //! When there is no memory: what needs some fails and changes nothing, what takes away succeeds.
-//!
-//! Allocations of fixed size abort the process instead, so each failure happens in a process of its own. That their
-//! size is fixed is shown by what a store of another size, and an image of another size, abort for: the same.
 
-use crate::allocator::with_allocations;
+use crate::allocator::{bytes_held, with_allocations};
 use crate::image::Image;
 use crate::loaded::Loaded;
 use crate::random::Random;
 use crate::twin::Twin;
 use crate::{alone, image};
 
-use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use trapline::{
     BreakpointError, Component, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, LoadError, Module,
-    RegisterError, StaticModuleIndex, StoreError, code_stats, reclaim_code,
+    RegisterError, StaticModuleIndex, StoreError, code_stats, reclaim_code, register_code,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,52 +31,6 @@ struct Scene {
     /// How many images the engine has, and the store.
     images: usize,
     functions: usize,
-}
-
-/// How a child says what happened. Neither is what a child exits with that has found no test of its name.
-const REFUSED: i32 = 41;
-const DONE: i32 = 42;
-
-const SELECTED: &str = "STORE_MODEL_REFUSE";
-
-/// What became of each failed allocation, the first, the second and so on, until none failed.
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    refused: usize,
-    /// The bytes of those that aborted.
-    aborted: Vec<usize>,
-}
-
-fn outcome(test: &str, scene: Scene) -> Outcome {
-    let mut outcome = Outcome::default();
-    for allocations in 0..200 {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
-        let ended = command.env(SELECTED, format!("{scene:?} {allocations}")).output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr);
-        match ended.status.code() {
-            Some(REFUSED) => outcome.refused += 1,
-            Some(DONE) => return outcome,
-            None if said.contains("memory allocation of") => {
-                let bytes = said.split("memory allocation of ").nth(1).and_then(|rest| rest.split(' ').next());
-                outcome.aborted.push(bytes.unwrap().parse().unwrap());
-            }
-            _ => panic!("{scene:?}, {allocations} allocations: {}\n{said}", ended.status),
-        }
-    }
-    panic!("{scene:?}: no end of allocations")
-}
-
-/// In a child that was started for this scene: does it, and exits.
-fn play(scene: Scene) {
-    let Ok(selected) = std::env::var(SELECTED) else { return };
-    let Some(allocations) = selected.strip_prefix(&format!("{scene:?} ")) else { return };
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid structure. Aborts are expected here; nobody wants their cores.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }, 0);
-    let refused = perform(scene, allocations.parse().unwrap());
-    assert_eq!(code_stats().live_ranges, 0, "something stayed behind");
-    std::process::exit(if refused { REFUSED } else { DONE })
 }
 
 struct Stage {
@@ -174,7 +125,7 @@ fn perform(scene: Scene, allocations: usize) -> bool {
         Operation::RegisterComponent => real.register_component(component).map_err(refused),
         Operation::SetBreakpoint => {
             let set = real.set_breakpoint(&one, function, 0);
-            set.map(|_| ()).map_err(|error| matches!(error, BreakpointError::OutOfMemory))
+            set.map(|_| ()).map_err(|error| matches!(error, BreakpointError::OutOfMemory { bytes: 1.. }))
         }
         _ => real.register_module(one).map(|_| ()).map_err(refused),
     });
@@ -204,8 +155,21 @@ fn perform(scene: Scene, allocations: usize) -> bool {
     was_refused
 }
 
+/// Bytes that this thread allocated, but for the nodes of the process-wide registry.
+fn bytes_of_others() -> isize {
+    let stats = code_stats();
+    bytes_held() - (stats.live_bytes + stats.retired_bytes + stats.spare_bytes) as isize
+}
+
 fn refused(error: StoreError) -> bool {
-    matches!(error, StoreError::OutOfMemory { .. } | StoreError::Register(RegisterError::OutOfMemory { .. }))
+    matches!(
+        error,
+        StoreError::OutOfMemory { bytes: 1.., .. } | StoreError::Register(RegisterError::OutOfMemory { .. })
+    )
+}
+
+fn load_refused(error: &LoadError) -> bool {
+    matches!(error, LoadError::OutOfMemory { bytes: 1.. } | LoadError::Register(RegisterError::OutOfMemory { .. }))
 }
 
 fn load(stage: &Stage, image: Image, allocations: usize, random: &mut Random) -> bool {
@@ -214,7 +178,7 @@ fn load(stage: &Stage, image: Image, allocations: usize, random: &mut Random) ->
     let memory = image.memory();
     let (was_refused, code) = match with_allocations(allocations, || EngineCode::new(&stage.engine, memory)) {
         Ok(code) => (false, code),
-        Err(LoadError::OutOfMemory | LoadError::Register(RegisterError::OutOfMemory { .. })) => {
+        Err(error) if load_refused(&error) => {
             assert_eq!((code_stats().live_ranges, ids()), (live, types));
             (true, EngineCode::new(&stage.engine, image.memory()).unwrap())
         }
@@ -248,71 +212,118 @@ fn end(stage: Stage, code: EngineCode) {
     assert!(image::SIGNATURES.iter().all(|signature| engine.signature_id(signature.as_bytes()).is_none()));
 }
 
-/// How many allocations were refused in scenes with little and with much. What aborts is the same in all.
-#[track_caller]
-fn refused_where_only_fixed_sizes_abort(test: &str, operation: Operation, debugging: bool, aborts: usize) -> usize {
+/// Plays scenes with little and with much in them, each with one allocation, two, three and so on until none is refused.
+/// Returns how many were refused.
+fn every_allocation_fails(operation: Operation, debugging: bool) -> usize {
     // Images at which lists and maps are full, or just grown.
     let scenes = [(0, 12), (1, 12), (8, 40), (16, 40), (28, 40)];
-    let scenes = scenes.map(|(images, functions)| Scene { operation, debugging, images, functions });
-    scenes.into_iter().for_each(play);
-    let outcomes = scenes.map(|scene| outcome(test, scene));
-    println!("{operation:?}, debugging: {debugging}: {outcomes:?}");
-    for outcome in &outcomes {
-        assert_eq!(outcome.aborted.len(), aborts, "{outcome:?}");
-        assert_eq!(outcome.aborted, outcomes[0].aborted, "a size that is not fixed");
-    }
-    outcomes.iter().map(|outcome| outcome.refused).sum()
+    let refused = scenes.map(|(images, functions)| {
+        let scene = Scene { operation, debugging, images, functions };
+        // What the process and the thread keep for good is there after the first time.
+        perform(scene, usize::MAX);
+        let refused = |allocations: &usize| {
+            let before = bytes_of_others();
+            let refused = perform(scene, *allocations);
+            assert_eq!(bytes_of_others(), before, "allocation {allocations} was refused, and memory leaked");
+            refused
+        };
+        let refused = (0..).take_while(refused).count();
+        assert_eq!(code_stats().live_ranges, 0, "something stayed behind");
+        refused
+    });
+    println!("{operation:?}, debugging: {debugging}: {refused:?}");
+    refused.into_iter().sum()
 }
 
 #[test]
 fn loading_an_image_without_memory_changes_nothing() {
     let _alone = alone();
-    let test = "out_of_memory::loading_an_image_without_memory_changes_nothing";
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::Load, false, 4) > 10);
+    assert!(every_allocation_fails(Operation::Load, false) >= 30);
+}
+
+#[test]
+fn loading_code_in_an_arc_of_its_owners_without_memory_changes_nothing() {
+    let _alone = alone();
+    let memory = Arc::new(rich(&mut Random::new(3), 12).memory());
+    let engine = Engine::new();
+    drop(EngineCode::new(&engine, Arc::clone(&memory)).unwrap());
+    let load = || EngineCode::new(&engine, Arc::clone(&memory));
+    assert!(crate::allocator::every_allocation_fails(load, |error| load_refused(error)) > 8);
+    assert_eq!((Arc::strong_count(&memory), code_stats().live_ranges), (1, 0));
+}
+
+#[test]
+fn registering_code_without_memory_changes_nothing() {
+    let _alone = alone();
+    let memory = Arc::new(rich(&mut Random::new(3), 12).memory());
+    drop(register_code(Arc::clone(&memory)).unwrap());
+    reclaim_code();
+    let register = || register_code(Arc::clone(&memory));
+    let refused = |error: &RegisterError| matches!(error, RegisterError::OutOfMemory { range, .. } if *range == memory.text_range());
+    assert!(crate::allocator::every_allocation_fails(register, refused) >= 1);
+    reclaim_code();
+    assert_eq!((Arc::strong_count(&memory), code_stats().live_ranges), (1, 0));
 }
 
 #[test]
 fn a_foreign_image_is_refused_without_memory_too() {
     let _alone = alone();
     let engine = Engine::with_configuration("fuel");
-    let image = Image::of(&mut Random::new(0), 0, b"epochs", 1, 5, 100);
-    for allocations in 0..3 {
-        let memory = image.memory();
-        let error = with_allocations(allocations, || EngineCode::new(&engine, memory)).unwrap_err();
-        assert_eq!(matches!(error, LoadError::ForeignConfiguration { .. }), allocations == 2, "{error:?}");
-        assert_eq!(matches!(error, LoadError::OutOfMemory), allocations < 2, "{error:?}");
-        assert_eq!(code_stats().live_ranges, 0);
-    }
+    let memory = Arc::new(Image::of(&mut Random::new(0), 0, b"epochs", 1, 5, 100).memory());
+    let load = || match EngineCode::new(&engine, Arc::clone(&memory)) {
+        Err(LoadError::ForeignConfiguration { .. }) => Ok(()),
+        other => other.map(|_| panic!("a foreign image was loaded")),
+    };
+    assert_eq!(crate::allocator::every_allocation_fails(load, |error| load_refused(error)), 3);
+    assert_eq!(code_stats().live_ranges, 0);
 }
 
 #[test]
 fn registering_a_module_without_memory_changes_nothing() {
     let _alone = alone();
-    let test = "out_of_memory::registering_a_module_without_memory_changes_nothing";
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterModule, false, 0) > 5);
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterModule, true, 2) > 5);
+    assert!(every_allocation_fails(Operation::RegisterModule, false) > 5);
+    assert!(every_allocation_fails(Operation::RegisterModule, true) > 15);
 }
 
 #[test]
 fn registering_another_module_without_memory_changes_nothing() {
     let _alone = alone();
-    let test = "out_of_memory::registering_another_module_without_memory_changes_nothing";
     // A store that shares its code begins its lists with this one; the lists of one that debugs have room.
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterAnotherModule, false, 0) > 2);
-    refused_where_only_fixed_sizes_abort(test, Operation::RegisterAnotherModule, true, 0);
+    assert!(every_allocation_fails(Operation::RegisterAnotherModule, false) > 2);
+    every_allocation_fails(Operation::RegisterAnotherModule, true);
 }
 
 #[test]
 fn registering_a_component_without_memory_changes_nothing() {
     let _alone = alone();
-    let test = "out_of_memory::registering_a_component_without_memory_changes_nothing";
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterComponent, false, 0) > 5);
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::RegisterComponent, true, 2) > 5);
+    assert!(every_allocation_fails(Operation::RegisterComponent, false) > 5);
+    assert!(every_allocation_fails(Operation::RegisterComponent, true) > 15);
 }
 
 #[test]
 fn setting_a_breakpoint_without_memory_changes_nothing() {
     let _alone = alone();
-    let test = "out_of_memory::setting_a_breakpoint_without_memory_changes_nothing";
-    assert!(refused_where_only_fixed_sizes_abort(test, Operation::SetBreakpoint, true, 0) >= 2);
+    assert!(every_allocation_fails(Operation::SetBreakpoint, true) >= 2);
+}
+
+#[test]
+fn a_module_is_cloned_without_memory_by_any_thread() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let code = EngineCode::new(&engine, rich(&mut Random::new(3), 12).memory()).unwrap();
+    let module = module(&code, 0);
+    thread::scope(|scope| {
+        // Far from the first lane, and from each other.
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for allocations in 0..3 {
+                    let clones = with_allocations(allocations, || [module.clone(), module.clone()]);
+                    assert!(clones.iter().all(|clone| *clone == module));
+                    with_allocations(0, || drop(clones));
+                }
+            });
+        }
+    });
+    drop((module, code));
+    assert_eq!(code_stats().live_ranges, 0);
 }

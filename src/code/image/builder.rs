@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use object::write::Object;
-use object::{BinaryFormat, SectionKind};
-
+use super::write::{NewSection, write};
 use super::{ImageError, Target, check, marker, names};
 use crate::code::address_map::AddressMap;
+use crate::code::allocate::{self, OutOfMemory};
 use crate::code::compiled_functions::CompiledFunctionsTable;
 use crate::code::function_key::FunctionKey;
 use crate::code::index::{DefinedFunctionIndex, StaticModuleIndex};
@@ -54,6 +53,8 @@ pub struct ImageBuilder {
     patches: Vec<NewPatch>,
     configuration: Vec<u8>,
     user: Vec<(String, Vec<u8>)>,
+    /// The first thing that there was no memory for.
+    lacking: Option<OutOfMemory>,
 }
 
 impl ImageBuilder {
@@ -91,8 +92,7 @@ impl ImageBuilder {
 
     /// Adds a trap site: the instruction at `offset` may trap, and that means `code`.
     pub fn trap(&mut self, offset: u32, code: TrapCode) -> &mut Self {
-        self.traps.push((offset, code));
-        self
+        self.add(|image| &mut image.traps, Ok((offset, code)))
     }
 
     /// Adds the next function that module 0 defines: its code, and its name if it has one. An empty name is none.
@@ -111,16 +111,15 @@ impl ImageBuilder {
     ///
     /// No two may have the same key.
     pub fn compiled(&mut self, range: Range<u32>, key: FunctionKey, name: Option<&str>) -> &mut Self {
-        self.functions.push((range, key, name.map(str::to_owned)));
-        self
+        let function = name.map(allocate::copy_str).transpose().map(|name| (range, key, name));
+        self.add(|image| &mut image.functions, function)
     }
 
     /// Adds the next module. The first call describes module 0.
     ///
     /// Without a call, an image has one module about which it says nothing.
     pub fn module(&mut self, module: ModuleDescription) -> &mut Self {
-        self.modules.get_or_insert_default().push(module);
-        self
+        self.add(|image| image.modules.get_or_insert_default(), Ok(module))
     }
 
     /// Says that the image has no modules, but those added later.
@@ -134,16 +133,14 @@ impl ImageBuilder {
     ///
     /// No two may be equal.
     pub fn signature(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
-        self.signatures.push(bytes.into());
-        self
+        self.add(|image| &mut image.signatures, Ok(bytes.into()))
     }
 
     /// Says where in the source the code from `offset` to the next such entry came from, or that it has no source.
     ///
     /// A source offset is below `u32::MAX`.
     pub fn address(&mut self, offset: u32, source_offset: Option<u32>) -> &mut Self {
-        self.addresses.push((offset, source_offset));
-        self
+        self.add(|image| &mut image.addresses, Ok((offset, source_offset)))
     }
 
     /// Adds a place where a private copy of the text may be changed: the bytes at `offset` when the patch is enabled,
@@ -152,8 +149,7 @@ impl ImageBuilder {
     /// It lies inside one function of the guest, has 1 to [`Patch::MAX_LEN`](crate::Patch::MAX_LEN) bytes, as many in
     /// both forms, and shares none with another patch. The two forms differ, and the text holds the disabled one.
     pub fn patch(&mut self, offset: u32, enabled: impl Into<Vec<u8>>, disabled: impl Into<Vec<u8>>) -> &mut Self {
-        self.patches.push((offset, enabled.into(), disabled.into()));
-        self
+        self.add(|image| &mut image.patches, Ok((offset, enabled.into(), disabled.into())))
     }
 
     /// Sets the settings that the code was compiled with, in the embedder's own encoding.
@@ -167,7 +163,14 @@ impl ImageBuilder {
     /// They come back from [`CodeMemory::section`](crate::CodeMemory::section). A name has 1 to 240 of the characters
     /// `A-Z a-z 0-9 _ - .`
     pub fn section(&mut self, name: &str, bytes: impl Into<Vec<u8>>) -> &mut Self {
-        self.user.push((name.to_owned(), bytes.into()));
+        self.add(|image| &mut image.user, allocate::copy_str(name).map(|name| (name, bytes.into())))
+    }
+
+    /// Appends to a list, or remembers that there was no memory.
+    fn add<T>(&mut self, list: fn(&mut Self) -> &mut Vec<T>, element: Result<T, OutOfMemory>) -> &mut Self {
+        if let Err(lacking) = element.and_then(|element| allocate::push(list(self), element)) {
+            self.lacking.get_or_insert(lacking);
+        }
         self
     }
 
@@ -178,8 +181,9 @@ impl ImageBuilder {
     /// # Errors
     ///
     /// An [`ImageError`] that names the first trap site, function, section or setting that is wrong, by the rules of
-    /// the method that took it.
+    /// the method that took it; and [`ImageError::OutOfMemory`], also if there was no memory for what was added before.
     pub fn finish(&self) -> Result<Vec<u8>, ImageError> {
+        self.lacking.map_or(Ok(()), Err)?;
         let target = self.target.or(Target::host()).ok_or(ImageError::UnsupportedHost)?;
         let align = self.text_align.unwrap_or(target.max_page_size());
         if !align.is_power_of_two() || align > Self::MAX_TEXT_ALIGN {
@@ -188,68 +192,59 @@ impl ImageBuilder {
         let traps = TrapTable::from_sorted(self.traps.iter().copied(), self.text.len())?;
         let functions = self.functions.iter().map(|(range, key, name)| (range.clone(), *key, name.as_deref()));
         let functions = CompiledFunctionsTable::from_sorted(functions, self.text.len())?;
-        let user = self.user_sections()?;
+        self.check_names()?;
 
         let required = functions.encode()?;
         let optional = self.optional_sections(&functions)?;
         let (marker, check) = (marker::encode(), check::placeholder());
-        let mut object = Object::new(BinaryFormat::Elf, target.architecture(), target.endianness());
-        let mut add = |name: &str, kind, bytes, align| {
-            let id = object.add_section(Vec::new(), name.into(), kind);
-            object.set_section_data::<&[u8]>(id, bytes, align);
-        };
-        // The text first and the tables right behind it: one alignment gap, and a cold start that reads on.
-        add(names::TEXT, SectionKind::Text, &self.text, align);
-        add(names::MARKER, SectionKind::Other, &marker, 1);
-        add(names::TRAPS, SectionKind::Other, traps.as_bytes(), 4);
-        add(names::FUNCTIONS, SectionKind::Other, &required, 4);
+        let ours = |name, bytes, align| NewSection { name: [name, ""], bytes, align };
+        let mut tables = allocate::room(5 + optional.len() + self.user.len())?;
+        tables.push(ours(names::MARKER, &marker, 1));
+        tables.push(ours(names::TRAPS, traps.as_bytes(), 4));
+        tables.push(ours(names::FUNCTIONS, &required, 4));
         for (name, bytes) in &optional {
-            add(name, SectionKind::Other, bytes, 4);
+            tables.extend(bytes.as_deref().map(|bytes| ours(name, bytes, 4)));
         }
-        for (name, bytes) in &user {
-            add(name, SectionKind::Other, bytes, 8);
+        if !self.configuration.is_empty() {
+            tables.push(ours(names::CONFIGURATION, &self.configuration, 4));
         }
-        add(names::CHECK, SectionKind::Other, &check, 4);
-        let mut file = object.write().map_err(|error| ImageError::Encode { message: error.to_string() })?;
+        let first = tables.len();
+        tables.extend(self.user.iter().map(|(name, bytes)| NewSection { name: [names::USER, name], bytes, align: 8 }));
+        // One order for one content: images are compared byte for byte.
+        tables[first..].sort_unstable_by_key(|section| (section.name, section.bytes));
+        tables.push(ours(names::CHECK, &check, 4));
+        let mut file = write(target, &ours(names::TEXT, &self.text, align), &tables)?;
         check::seal(&mut file, target)?;
         Ok(file)
     }
 
-    /// Names and bytes of those sections that not every image has and this one does.
+    /// Names and bytes of those tables that not every image has; `None` for those that this one does not.
     fn optional_sections(
         &self,
         functions: &CompiledFunctionsTable,
-    ) -> Result<Vec<(&'static str, Vec<u8>)>, ImageError> {
-        let modules = self.modules.as_deref().map_or(Ok(ModuleTable::default()), ModuleTable::describe)?;
+    ) -> Result<[(&'static str, Option<Vec<u8>>); 6], ImageError> {
+        let modules = self.modules.as_deref().map_or_else(ModuleTable::one, ModuleTable::describe)?;
         let signatures = SignatureTable::collect(&self.signatures)?;
         let addresses = AddressMap::from_sorted(&self.addresses, self.text.len())?;
         let patches = PatchTable::from_sorted(&self.patches, &self.text)?;
         references::check(functions, &modules, &signatures, &patches)?;
-        let sections = [
+        Ok([
             (names::KEYS, functions.encode_keys()?),
             (names::NAMES, functions.encode_names()?),
             (names::MODULES, modules.encode()?),
             (names::SIGNATURES, signatures.encode()?),
             (names::ADDRESSES, addresses.as_ref().map(AddressMap::encode).transpose()?),
             (names::PATCHES, patches.encode()?),
-            (names::CONFIGURATION, (!self.configuration.is_empty()).then(|| self.configuration.clone())),
-        ];
-        Ok(sections.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect())
+        ])
     }
 
-    /// Full names and bytes of the embedder's sections. That no name comes twice is found out when the file is sealed.
-    fn user_sections(&self) -> Result<Vec<(String, &[u8])>, ImageError> {
-        let mut sections = Vec::with_capacity(self.user.len());
-        for (name, bytes) in &self.user {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-            let full = format!("{}{name}", names::USER);
-            if name.is_empty() || full.len() > names::MAX_LEN || !name.bytes().all(allowed) {
-                return Err(ImageError::BadSectionName { name: name.clone() });
-            }
-            sections.push((full, bytes.as_slice()));
+    /// The embedder's names are ones that a section can have. That none comes twice is found out when the file is sealed.
+    fn check_names(&self) -> Result<(), ImageError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        let fits = |name: &str| (1..=names::MAX_LEN - names::USER.len()).contains(&name.len());
+        match self.user.iter().find(|(name, _)| !fits(name) || !name.bytes().all(allowed)) {
+            Some((name, _)) => Err(ImageError::BadSectionName { name: allocate::copy_str(name)? }),
+            None => Ok(()),
         }
-        // One order for one content: images are compared byte for byte.
-        sections.sort();
-        Ok(sections)
     }
 }

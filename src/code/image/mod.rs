@@ -33,6 +33,7 @@ mod marker;
 mod parse;
 mod sections;
 mod target;
+mod write;
 
 pub use builder::ImageBuilder;
 pub(crate) use check::verify;
@@ -58,6 +59,8 @@ pub(crate) mod names {
     pub(crate) const OURS: &str = ".trapline.";
     /// What the sections of the embedder begin with.
     pub(crate) const USER: &str = ".trapline.user.";
+    /// Not ours, but every file's: the names of all sections.
+    pub(crate) const SECTION_NAMES: &str = ".shstrtab";
     /// No name of ours is longer, in bytes.
     pub(crate) const MAX_LEN: usize = 255;
 }

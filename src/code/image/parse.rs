@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::sections::Sections;
 use super::{ImageError, Target, marker, names};
 use crate::code::address_map::AddressMap;
+use crate::code::allocate;
 use crate::code::compiled_functions::CompiledFunctionsTable;
 use crate::code::module_table::ModuleTable;
 use crate::code::patch_table::PatchTable;
@@ -57,8 +58,8 @@ fn tables(sections: &Sections<'_>, text: &[u8]) -> Result<Tables, ImageError> {
         signatures: SignatureTable::parse(optional(names::SIGNATURES))?,
         addresses: AddressMap::parse(optional(names::ADDRESSES), text.len())?,
         patches: PatchTable::parse(optional(names::PATCHES), text)?,
-        configuration: optional(names::CONFIGURATION).unwrap_or_default().into(),
-        user: UserSections::copy(sections),
+        configuration: allocate::copy(optional(names::CONFIGURATION).unwrap_or_default())?,
+        user: UserSections::copy(sections)?,
     };
     references::check(&tables.functions, &tables.modules, &tables.signatures, &tables.patches)?;
     Ok(tables)
@@ -73,12 +74,14 @@ struct UserSection {
 }
 
 impl UserSections {
-    fn copy(sections: &Sections<'_>) -> Self {
-        let ours = sections.iter().filter_map(|section| {
-            let name = section.name.strip_prefix(names::USER)?;
-            Some(UserSection { name: name.into(), bytes: section.bytes.into() })
-        });
-        UserSections(ours.collect())
+    fn copy(sections: &Sections<'_>) -> Result<Self, ImageError> {
+        let ours =
+            || sections.iter().filter_map(|section| Some((section.name.strip_prefix(names::USER)?, section.bytes)));
+        let mut copies = allocate::room(ours().count())?;
+        for (name, bytes) in ours() {
+            copies.push(UserSection { name: allocate::copy_str(name)?.into(), bytes: allocate::copy(bytes)? });
+        }
+        Ok(UserSections(copies.into()))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {

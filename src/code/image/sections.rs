@@ -6,6 +6,7 @@ use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf};
 
 use super::{ImageError, Target, names};
+use crate::code::allocate;
 
 type Header = elf::FileHeader64<Endianness>;
 
@@ -47,7 +48,7 @@ impl<'a> Sections<'a> {
         let string_bytes =
             strings.data(endian, file).map_err(|_| malformed("the section names are not inside the file"))?;
 
-        let mut occupied = Vec::with_capacity(headers.len().min(16));
+        let mut occupied = allocate::room(headers.len().min(16) + 3)?;
         occupied.push(("the file header", 0..size_of::<Header>() as u64));
         let table = header.e_shoff(endian);
         occupied.push(("the section headers", table..table.saturating_add(size_of_val(headers) as u64)));
@@ -58,13 +59,14 @@ impl<'a> Sections<'a> {
         for section in headers {
             if let Some(name) = our_name(string_bytes, section.sh_name(endian)) {
                 let section = locate(file, name, section, endian)?;
-                occupied.push((name, section.range.start as u64..section.range.end as u64));
-                found.push(section);
+                let bytes = section.range.start as u64..section.range.end as u64;
+                allocate::push(&mut occupied, (name, bytes))?;
+                allocate::push(&mut found, section)?;
             }
         }
         found.sort_unstable_by_key(|section| section.name);
         if let Some([twice, _]) = found.array_windows().find(|[a, b]| a.name == b.name) {
-            return Err(ImageError::DuplicateSection { name: twice.name.into() });
+            return Err(ImageError::DuplicateSection { name: allocate::copy_str(twice.name)? });
         }
         check_disjoint(occupied)?;
         Ok(Sections { found, kind: header.e_type(endian).0 })
@@ -133,7 +135,7 @@ fn locate<'a>(
 ) -> Result<Section<'a>, ImageError> {
     let compressed = header.sh_flags(endian).0 & elf::SHF_COMPRESSED.0 != 0;
     if header.sh_type(endian) != elf::SHT_PROGBITS || compressed {
-        return Err(ImageError::SectionKind { name: name.into() });
+        return Err(ImageError::SectionKind { name: allocate::copy_str(name)? });
     }
     let (offset, size) = (header.sh_offset(endian), header.sh_size(endian));
     let range = usize::try_from(offset).ok().and_then(|start| {
@@ -143,7 +145,10 @@ fn locate<'a>(
     let located = range.and_then(|range| Some((range.clone(), file.get(range)?)));
     match located {
         Some((range, bytes)) => Ok(Section { name, range, bytes }),
-        None => Err(ImageError::SectionOutsideFile { name: name.into(), offset, size, file_len: file.len() }),
+        None => {
+            let name = allocate::copy_str(name)?;
+            Err(ImageError::SectionOutsideFile { name, offset, size, file_len: file.len() })
+        }
     }
 }
 
@@ -152,7 +157,7 @@ fn check_disjoint(mut occupied: Vec<(&str, Range<u64>)>) -> Result<(), ImageErro
     occupied.sort_unstable_by_key(|(_, range)| range.start);
     match occupied.array_windows().find(|[(_, a), (_, b)]| b.start < a.end) {
         Some([(first, _), (second, _)]) => {
-            Err(ImageError::SectionsOverlap { first: (*first).into(), second: (*second).into() })
+            Err(ImageError::SectionsOverlap { first: allocate::copy_str(first)?, second: allocate::copy_str(second)? })
         }
         None => Ok(()),
     }

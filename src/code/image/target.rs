@@ -1,6 +1,6 @@
 //! Which machine an image is for.
 
-use object::{Architecture, Endianness, elf};
+use object::{Endianness, elf};
 
 /// A machine that images can be made for. Only the host's own can be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,15 +48,6 @@ impl Target {
         match self {
             Target::S390x => Endianness::Big,
             Target::X86_64 | Target::Aarch64 | Target::Riscv64 => Endianness::Little,
-        }
-    }
-
-    pub(crate) fn architecture(self) -> Architecture {
-        match self {
-            Target::X86_64 => Architecture::X86_64,
-            Target::Aarch64 => Architecture::Aarch64,
-            Target::Riscv64 => Architecture::Riscv64,
-            Target::S390x => Architecture::S390x,
         }
     }
 

@@ -191,8 +191,13 @@ impl fmt::Display for ImageError {
                 f,
                 "the file's checksum is {computed:#010x}, but was {stored:#010x} when it was made; fetch it again"
             ),
-            ImageError::Encode { message } => {
-                write!(f, "the image cannot be written as ELF: {message}")
+            ImageError::Sparse { len, stored } => write!(
+                f,
+                "the file is {len} bytes long, but only {stored} of them are stored; fetch it again, or copy it without \
+                 holes"
+            ),
+            ImageError::OutOfMemory { bytes } => {
+                write!(f, "no memory for an image: {bytes} bytes were asked for; free some and try again")
             }
             ImageError::Io(error) => write!(f, "the image could not be mapped: {error}"),
         }

@@ -5,6 +5,7 @@ mod display;
 use std::io;
 use std::ops::Range;
 
+use crate::code::allocate::OutOfMemory;
 use crate::code::function_key::FunctionKey;
 use crate::code::index::SignatureIndex;
 
@@ -307,10 +308,17 @@ pub enum ImageError {
         /// The checksum of what is there.
         computed: u32,
     },
-    /// The object writer refused; a limit of ELF, such as a name table above 4 GiB.
-    Encode {
-        /// What it said.
-        message: String,
+    /// A file that is almost nothing but holes: loading it would take far more memory than it stores.
+    Sparse {
+        /// The length of the file, in bytes.
+        len: u64,
+        /// How many bytes it takes where it is stored.
+        stored: u64,
+    },
+    /// There was no memory.
+    OutOfMemory {
+        /// How many bytes were asked for, at least.
+        bytes: usize,
     },
     /// The operating system refused to map memory or the file.
     Io(io::Error),
@@ -322,6 +330,12 @@ impl std::error::Error for ImageError {
             ImageError::Io(error) => Some(error),
             _ => None,
         }
+    }
+}
+
+impl From<OutOfMemory> for ImageError {
+    fn from(OutOfMemory { bytes }: OutOfMemory) -> Self {
+        ImageError::OutOfMemory { bytes }
     }
 }
 
