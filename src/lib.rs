@@ -26,11 +26,11 @@ mod sync;
 
 pub use backtrace::Backtrace;
 pub use code::{
-    AddressMap, CodeMemory, CodeRegistration, CompiledFunctionsTable, DefinedFunctionIndex, Function, FunctionKey,
-    ImageBuilder, ImageError, ModuleDescription, ModuleInfo, ModuleTable, Patch, PatchTable, RegisteredCode,
-    SignatureIndex, SignatureTable, StaticModuleIndex, Target, TrapCode, TrapTable, Unpublished, UserTrap,
-    code_snapshot, code_stats, code_view, find_code, is_trap_pc, lookup_code, lookup_trap_code, reclaim_code,
-    register_code,
+    AddressMap, CodeMemory, CodeMemoryStats, CodeRegistration, CompiledFunctionsTable, DefinedFunctionIndex, Function,
+    FunctionKey, ImageBuilder, ImageError, ModuleDescription, ModuleInfo, ModuleTable, Patch, PatchTable,
+    RegisteredCode, SignatureIndex, SignatureTable, StaticModuleIndex, Target, TrapCode, TrapTable, Unpublished,
+    UserTrap, code_memory_stats, code_snapshot, code_stats, code_view, find_code, is_trap_pc, lookup_code,
+    lookup_trap_code, reclaim_code, register_code,
 };
 pub use handler::walk::{BacktraceEnd, Frame, PcKind};
 pub use registry::{

@@ -186,11 +186,14 @@ pub fn code_stats() -> Stats {
     CODE.stats()
 }
 
-/// Frees what was unregistered and no lookup can see any more.
+/// Frees what was unregistered and no lookup can see any more, and tries once more to unmap what the operating system
+/// refused to: see [`code_memory_stats`](crate::code_memory_stats).
 ///
 /// # Signal safety
 ///
 /// Not for handlers: unmaps memory.
 pub fn reclaim_code() {
     CODE.reclaim();
+    #[cfg(unix)]
+    super::leftover::retry(usize::MAX);
 }

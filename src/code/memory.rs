@@ -20,7 +20,8 @@ use crate::handler::trap_code::TrapCode;
 /// One loaded, published image: executable text, and the tables that describe it.
 ///
 /// The text has pages of its own, readable and executable. The tables are on the heap, checked when the image was
-/// parsed. Dropping it unmaps the text: keep it alive while any thread may execute it.
+/// parsed. Dropping it unmaps the text: keep it alive while any thread may execute it. If the operating system refuses to
+/// unmap, see [`code_memory_stats`].
 ///
 /// # Examples
 ///
@@ -83,8 +84,11 @@ impl CodeMemory {
     /// Loads the image in `file`, and executes its text in place if it begins a page of the file.
     ///
     /// The text is mapped privately, so that processes which load the same file share its pages until they change them
-    /// with [`Unpublished::text_mut`]. Text that does not begin a page is copied. Everything else is copied to the
-    /// heap.
+    /// with [`Unpublished::text_mut`]. Text that nobody changes is published by mapping the file once more, readable and
+    /// executable, at the same address: its pages never were writable, which systems that deny execution of what was
+    /// writable insist on (`PR_SET_MDWE`, systemd's `MemoryDenyWriteExecute`). Text that does not begin a page is
+    /// copied, and so is, when it is published, text on a file system that is mounted `noexec`. Everything else is copied
+    /// to the heap. A file descriptor is held until the text is published or dropped.
     ///
     /// # Safety
     ///
@@ -233,6 +237,35 @@ impl CodeMemory {
     pub fn section(&self, name: &str) -> Option<&[u8]> {
         self.tables.user.get(name)
     }
+}
+
+/// How much of the code that was dropped is still mapped; see [`code_memory_stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CodeMemoryStats {
+    /// Texts that the operating system refused to unmap.
+    pub refused_ranges: usize,
+    /// Their bytes, in whole pages.
+    pub refused_bytes: usize,
+}
+
+/// Counts what the operating system refused to unmap when code memory, or a store's private copy, was dropped.
+///
+/// It is not accessible any more, nor does it take memory, but addresses (on Linux before 6.13 it may read as zeros).
+/// It is tried again whenever other code is unmapped, and by [`reclaim_code`](crate::reclaim_code). Linux refuses where
+/// a mapping would have to be split and the process has as many as it may: others' executable pages on both sides of a
+/// text.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
+#[must_use]
+pub fn code_memory_stats() -> CodeMemoryStats {
+    #[cfg(unix)]
+    let (refused_ranges, refused_bytes) = super::leftover::refused();
+    #[cfg(not(unix))]
+    let (refused_ranges, refused_bytes) = (0, 0);
+    CodeMemoryStats { refused_ranges, refused_bytes }
 }
 
 impl fmt::Debug for CodeMemory {

@@ -11,8 +11,15 @@ mod global;
 mod icache;
 mod image;
 mod index;
+#[cfg(unix)]
+pub(crate) mod leftover;
 mod memory;
 mod module_table;
+#[cfg(unix)]
+mod pages;
+#[cfg(not(unix))]
+#[path = "pages_elsewhere.rs"]
+mod pages;
 mod patch_table;
 mod private_text;
 mod rank;
@@ -35,8 +42,9 @@ pub use global::{
 pub(crate) use global::{register_private_copy, start_of_code};
 pub use image::{ImageBuilder, ImageError, Target};
 pub use index::{DefinedFunctionIndex, SignatureIndex, StaticModuleIndex};
-pub use memory::CodeMemory;
+pub use memory::{CodeMemory, CodeMemoryStats, code_memory_stats};
 pub use module_table::{ModuleDescription, ModuleInfo, ModuleTable};
+pub(crate) use pages::Slot;
 pub use patch_table::{Patch, PatchTable};
 pub(crate) use private_text::{Overwrite, PrivateText, WriteError};
 pub use registered::RegisteredCode;

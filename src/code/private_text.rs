@@ -6,34 +6,33 @@
 use std::io;
 use std::ops::Range;
 
-use memmap2::{MmapMut, MmapRaw};
-
 use super::icache;
-use super::text::page_size;
+use super::pages::{Pages, Rights, Slot};
 
 /// Bytes at an offset of a text.
 pub(crate) type Overwrite<'p> = (usize, &'p [u8]);
 
 /// A private, executable copy of a text.
 pub(crate) struct PrivateText {
-    map: MmapRaw,
+    pages: Pages,
     len: usize,
 }
 
 impl PrivateText {
     /// Copies `text`, which is not empty, into pages of its own, and makes them executable.
-    pub(crate) fn copy(text: &[u8]) -> io::Result<Self> {
-        let mut map = MmapMut::map_anon(text.len())?;
-        map.copy_from_slice(text);
-        let copy = PrivateText { map: MmapRaw::from(map), len: text.len() };
-        copy.protect(0..copy.len, Protection::Execute)?;
+    pub(crate) fn copy(text: &[u8], slot: Slot) -> io::Result<Self> {
+        let mut pages = Pages::anonymous(text.len(), slot)?;
+        // SAFETY: just made for as many bytes, and writable.
+        unsafe { pages.bytes_mut(text.len()) }.copy_from_slice(text);
+        let copy = PrivateText { pages, len: text.len() };
+        copy.protect(0..copy.len, Rights::Execute)?;
         // SAFETY: nobody else knows of the copy yet.
         unsafe { copy.make_coherent(0..copy.len)? };
         Ok(copy)
     }
 
     pub(crate) fn range(&self) -> Range<usize> {
-        let start = self.map.as_ptr().expose_provenance();
+        let start = self.pages.as_ptr().expose_provenance();
         // The mapping has at least as many bytes.
         start..start.wrapping_add(self.len)
     }
@@ -47,7 +46,7 @@ impl PrivateText {
     pub(crate) unsafe fn holds(&self, (offset, bytes): Overwrite<'_>) -> Option<bool> {
         self.check(offset, bytes.len())?;
         // SAFETY: inside the mapping, which is readable; nobody writes, says our caller.
-        let current = unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset), bytes.len()) };
+        let current = unsafe { std::slice::from_raw_parts(self.pages.as_ptr().add(offset), bytes.len()) };
         Some(current == bytes)
     }
 
@@ -65,15 +64,15 @@ impl PrivateText {
         span: Range<usize>,
         patches: impl Iterator<Item = Overwrite<'p>>,
     ) -> Result<(), WriteError> {
-        self.protect(span.clone(), Protection::Write).map_err(WriteError::Unchanged)?;
+        self.protect(span.clone(), Rights::Write).map_err(WriteError::Unchanged)?;
         for (offset, bytes) in patches {
             debug_assert!(span.start <= offset && offset + bytes.len() <= span.end);
             if self.check(offset, bytes.len()).is_some() && span.start <= offset && offset + bytes.len() <= span.end {
                 // SAFETY: inside the span, whose pages are writable now; only we write, says our caller.
-                unsafe { self.map.as_mut_ptr().add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                unsafe { self.pages.as_ptr().add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
             }
         }
-        let executable = self.protect(span.clone(), Protection::Execute);
+        let executable = self.protect(span.clone(), Rights::Execute);
         // SAFETY: readable either way; only we use it, says our caller.
         executable.and_then(|()| unsafe { self.make_coherent(span) }).map_err(WriteError::NotExecutable)
     }
@@ -83,7 +82,7 @@ impl PrivateText {
     /// Nobody else reads or writes the bytes.
     unsafe fn make_coherent(&self, span: Range<usize>) -> io::Result<()> {
         // SAFETY: inside the mapping, readable, and not written while the slice lives, says our caller.
-        icache::make_coherent(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(span.start), span.len()) })
+        icache::make_coherent(unsafe { std::slice::from_raw_parts(self.pages.as_ptr().add(span.start), span.len()) })
     }
 
     fn check(&self, offset: usize, len: usize) -> Option<()> {
@@ -91,31 +90,10 @@ impl PrivateText {
     }
 
     /// Changes the rights to the pages that `span` lies on.
-    #[cfg(unix)]
-    fn protect(&self, span: Range<usize>, protection: Protection) -> io::Result<()> {
-        let page = page_size().ok_or(io::ErrorKind::Unsupported)?;
-        let first = span.start & !(page - 1);
-        let rights = match protection {
-            Protection::Write => libc::PROT_READ | libc::PROT_WRITE,
-            Protection::Execute => libc::PROT_READ | libc::PROT_EXEC,
-        };
-        // SAFETY: pages of our own mapping, whose bytes nobody holds a reference to.
-        match unsafe { libc::mprotect(self.map.as_mut_ptr().add(first).cast(), span.end - first, rights) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+    fn protect(&self, span: Range<usize>, rights: Rights) -> io::Result<()> {
+        // SAFETY: nobody is ever handed a reference to the bytes.
+        unsafe { self.pages.protect(span, rights) }
     }
-
-    #[cfg(not(unix))]
-    fn protect(&self, _: Range<usize>, _: Protection) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "private copies of code are not implemented here"))
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Protection {
-    Write,
-    Execute,
 }
 
 /// Why a text was not patched.

@@ -1,38 +1,51 @@
 //! The pages that hold a text: first writable, then executable, never both.
 //!
-//! Each text has a mapping of its own, so that changing the protection of its pages touches nothing else. What is left
-//! of the last page is zero.
+//! What is left of the last page is zero.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use memmap2::{Mmap, MmapMut, MmapOptions};
-
 use super::icache;
+use super::image::ImageError;
+use super::pages::{Pages, Slot, page_size};
 
-/// Text that is readable and writable. Without a mapping if there is no text.
+/// Text that is readable and writable. Without pages if there is no text.
 #[derive(Default)]
 pub(super) struct WritableText {
-    map: Option<MmapMut>,
+    pages: Option<Pages>,
     len: usize,
+    source: Source,
 }
 
-/// Text that is readable and executable. Without a mapping if there is no text.
+/// Where the bytes of a text are from.
+#[derive(Default)]
+enum Source {
+    /// They were copied into pages of memory.
+    #[default]
+    Memory,
+    /// They are in private pages of a file, and may have been changed.
+    File,
+    /// They are what `file` holds from `offset` on, to the end of the last page.
+    Unchanged { file: File, offset: u64 },
+}
+
+/// Text that is readable and executable. Without pages if there is no text.
 pub(super) struct ExecutableText {
-    map: Option<Mmap>,
+    pages: Option<Pages>,
     len: usize,
 }
 
 impl WritableText {
     /// Copies `text` into pages of its own.
-    pub(super) fn copy(text: &[u8]) -> io::Result<Self> {
+    pub(super) fn copy(text: &[u8]) -> Result<Self, ImageError> {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        let mut map = MmapMut::map_anon(text.len())?;
-        map.copy_from_slice(text);
-        Ok(WritableText { map: Some(map), len: text.len() })
+        let mut pages = Pages::anonymous(text.len(), Slot::new()?)?;
+        // SAFETY: just made for as many bytes, and writable.
+        unsafe { pages.bytes_mut(text.len()) }.copy_from_slice(text);
+        Ok(WritableText { pages: Some(pages), len: text.len(), source: Source::Memory })
     }
 
     /// Maps bytes `range` of `file` privately, or returns `None` if they do not begin a page.
@@ -40,37 +53,70 @@ impl WritableText {
     /// # Safety
     ///
     /// Nobody may change or truncate the file while the text, or what it is published as, exists.
-    pub(super) unsafe fn map(file: &File, range: Range<usize>) -> io::Result<Option<Self>> {
+    pub(super) unsafe fn map(file: &File, range: Range<usize>) -> Result<Option<Self>, ImageError> {
         let Some(page) = page_size() else {
             return Ok(None);
         };
-        let len = range.len();
+        let (offset, len) = (range.start as u64, range.len());
         if len == 0 || !range.start.is_multiple_of(page) {
             return Ok(None);
         }
         let Some(whole_pages) = len.checked_next_multiple_of(page) else {
             return Ok(None);
         };
-        // SAFETY: the file is left alone, says our caller. The mapping ends with the page of the text's last byte, so
-        // that every page of it has bytes of the file.
-        let mut map = unsafe { MmapOptions::new().offset(range.start as u64).len(whole_pages).map_copy(file)? };
-        // What follows the text in the file is not code.
-        map[len..].fill(0);
-        Ok(Some(WritableText { map: Some(map), len }))
+        // SAFETY: the file is left alone, says our caller. The last page is that of the text's last byte, so that all of
+        // them have bytes of the file.
+        let mut pages = unsafe { Pages::of_file(file, offset, len, Slot::new()?)? };
+        // SAFETY: as above; only this function knows the pages.
+        let behind = &mut unsafe { pages.bytes_mut(whole_pages) }[len..];
+        // What follows the text in the file is not code. Behind the end of a file there are zeros; `ImageBuilder` puts
+        // the text there, and the page stays the file's.
+        let source = if behind.iter().all(|byte| *byte == 0) {
+            // To be mapped once more when it is published.
+            Source::Unchanged { file: file.try_clone()?, offset }
+        } else {
+            behind.fill(0);
+            Source::File
+        };
+        Ok(Some(WritableText { pages: Some(pages), len, source }))
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        self.map.as_ref().map_or(&[], |map| &map[..self.len])
+        // SAFETY: made for as many bytes, which are written through this value only; a file they are of is left alone.
+        self.pages.as_ref().map_or(&[], |pages| unsafe { pages.bytes(self.len) })
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.map.as_mut().map_or(&mut [], |map| &mut map[..self.len])
+        if matches!(self.source, Source::Unchanged { .. }) {
+            self.source = Source::File;
+        }
+        // SAFETY: made for as many bytes, which stay writable until they are published.
+        self.pages.as_mut().map_or(&mut [], |pages| unsafe { pages.bytes_mut(self.len) })
     }
 
     /// Takes the right to write away and gives the right to execute, in one step.
     pub(super) fn publish(self) -> io::Result<ExecutableText> {
-        let map = self.map.map(MmapMut::make_exec).transpose()?;
-        let text = ExecutableText { map, len: self.len };
+        let WritableText { mut pages, len, source } = self;
+        if let Some(pages) = &mut pages {
+            let result = match &source {
+                // SAFETY: whoever gave us the file leaves it alone.
+                Source::Unchanged { file, offset } => unsafe { pages.execute_file(file, *offset) },
+                // SAFETY: the text was borrowed to nobody but us: we have it by value.
+                Source::Memory | Source::File => unsafe { pages.execute() },
+            };
+            match (result, &source) {
+                // On a file system without the right to execute. It may be executed from elsewhere.
+                (Err(error), Source::File | Source::Unchanged { .. })
+                    if error.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    pages.detach()?;
+                    // SAFETY: as above.
+                    unsafe { pages.execute()? };
+                }
+                (result, _) => result?,
+            }
+        }
+        let text = ExecutableText { pages, len };
         icache::make_coherent(text.bytes())?;
         Ok(text)
     }
@@ -78,18 +124,7 @@ impl WritableText {
 
 impl ExecutableText {
     pub(super) fn bytes(&self) -> &[u8] {
-        self.map.as_ref().map_or(&[], |map| &map[..self.len])
+        // SAFETY: made for as many bytes, which nobody writes to any more; a file they are of is left alone.
+        self.pages.as_ref().map_or(&[], |pages| unsafe { pages.bytes(self.len) })
     }
-}
-
-#[cfg(unix)]
-pub(super) fn page_size() -> Option<usize> {
-    // SAFETY: asks for a number.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(size).ok().filter(|size| size.is_power_of_two())
-}
-
-#[cfg(not(unix))]
-pub(super) fn page_size() -> Option<usize> {
-    None
 }

@@ -28,8 +28,7 @@ pub struct Unpublished {
 
 impl Unpublished {
     pub(super) fn copy(image: Image<'_>) -> Result<Self, ImageError> {
-        let text = WritableText::copy(image.text)?;
-        Ok(Unpublished { text, tables: image.tables })
+        Ok(Unpublished { text: WritableText::copy(image.text)?, tables: image.tables })
     }
 
     /// # Safety
@@ -61,7 +60,8 @@ impl Unpublished {
     ///
     /// # Errors
     ///
-    /// The operating system's, if it refuses executable memory, as for a file on a file system mounted `noexec`; and
+    /// The operating system's, if it refuses executable memory: [`io::ErrorKind::PermissionDenied`] where nothing that
+    /// was writable may become executable, unless the text is an unchanged file's (see [`CodeMemory::from_file`]). And
     /// [`io::ErrorKind::Unsupported`] on a machine whose caches this crate does not know how to make coherent. The text
     /// is then unmapped.
     ///
@@ -80,7 +80,8 @@ impl Unpublished {
 
     /// The machine code, to be changed in place: for relocations, say. Its address is final.
     ///
-    /// Changes never reach the file that the text came from.
+    /// Changes never reach the file that the text came from. Calling this counts as one: text of a file is then
+    /// published as it is in memory.
     #[must_use]
     pub fn text_mut(&mut self) -> &mut [u8] {
         self.text.bytes_mut()

@@ -9,7 +9,7 @@ use super::error::{PatchError, StoreError};
 use super::module::Module;
 use super::pc::{EngineCodePc, StoreCodePc};
 use crate::code::{
-    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, RegisteredCode, WriteError, allocate,
+    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, RegisteredCode, Slot, WriteError, allocate,
     register_private_copy,
 };
 
@@ -55,9 +55,9 @@ impl StoreCode {
         if memory.text().is_empty() {
             return Ok(None);
         }
-        let failed = |error| StoreError::PrivateCopy { text: engine_code.text_range(), error };
-        let text = PrivateText::copy(memory.text()).map_err(failed)?;
         let no_memory = StoreError::no_memory_for(engine_code);
+        let failed = |error| StoreError::PrivateCopy { text: engine_code.text_range(), error };
+        let text = PrivateText::copy(memory.text(), Slot::new().map_err(&no_memory)?).map_err(failed)?;
         let code = allocate::arc(RegisteredCode::private(Arc::clone(memory), text)).map_err(&no_memory)?;
         let registration = register_private_copy(Arc::clone(&code)).map_err(StoreError::Register)?;
         let text = StoreCodePc::range(code.text_range());

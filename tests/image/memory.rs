@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use trapline::{CodeMemory, ImageBuilder, ImageError, TrapCode, Unpublished};
 
-use crate::support::{Temporary, assert_error, built, find, mappings_of, only_publisher, page_size, small};
+use crate::support::{
+    Temporary, assert_error, built, elf_with_text_first, find, mappings_of, marker, only_publisher, page_size, small,
+    words,
+};
 
 #[test]
 fn code_memory_may_be_shared_between_threads() {
@@ -136,6 +139,26 @@ fn page_aligned_text_runs_from_the_file_and_leaves_with_the_memory() {
     assert_eq!(code.section("s"), Some(b"bytes".as_slice()));
     drop(code);
     assert!(temporary.mappings().is_empty());
+}
+
+/// As earlier versions of the builder laid files out: tables behind the text.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_follows_the_text_in_the_file_is_not_executable() {
+    let _alone = only_publisher();
+    let text = vec![0xc3; page_size() + 100];
+    let (marker, none) = (marker(), words(&[0]));
+    let tables: [(&str, &[u8]); 3] =
+        [(".trapline.image", &marker), (".trapline.traps", &none), (".trapline.funcs", &none)];
+    let temporary = Temporary::new("text-first", &elf_with_text_first(page_size() as u64, &text, &tables));
+    // SAFETY: only this test knows the file.
+    let code = unsafe { CodeMemory::from_file(&temporary.open()) }.unwrap().publish().unwrap();
+    assert_eq!(code.text(), text);
+    assert!(!temporary.mappings().is_empty(), "in place");
+    assert!(temporary.mappings().iter().all(|mapping| mapping.rights == "r-xp"));
+    // SAFETY: the pages are mapped whole, and nobody writes to them.
+    let behind = unsafe { std::slice::from_raw_parts(code.text().as_ptr_range().end, page_size() - 100) };
+    assert!(behind.iter().all(|&byte| byte == 0), "bytes that are no text are executable");
 }
 
 #[test]

@@ -97,8 +97,21 @@ pub fn built(image: &mut ImageBuilder) -> Vec<u8> {
 
 /// An ELF file of sections as given, in the form of an image.
 pub fn elf_with(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    elf(&[], sections)
+}
+
+/// As [`elf_with`], with a text that begins at a multiple of `align` and is followed by the rest.
+pub fn elf_with_text_first(align: u64, text: &[u8], sections: &[(&str, &[u8])]) -> Vec<u8> {
+    elf(&[(align, text)], sections)
+}
+
+fn elf(texts: &[(u64, &[u8])], sections: &[(&str, &[u8])]) -> Vec<u8> {
     let host = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
     let mut object = object::write::Object::new(BinaryFormat::Elf, host, Endianness::Little);
+    for (align, text) in texts {
+        let id = object.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
+        object.set_section_data(id, *text, *align);
+    }
     for (name, bytes) in sections {
         let id = object.add_section(Vec::new(), name.as_bytes().to_vec(), SectionKind::Other);
         object.set_section_data(id, *bytes, 4);

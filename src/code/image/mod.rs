@@ -8,7 +8,7 @@
 //! | section | content | |
 //! |---|---|---|
 //! | `.trapline.image` | magic, version of the format | required; without it an ELF file is not ours |
-//! | `.text` | the machine code, page aligned so that a mapped file can be executed in place | required |
+//! | `.text` | the machine code: page aligned, and at the end of the file, so that a mapped file can be executed in place | required |
 //! | `.trapline.traps` | [`TrapTable`](crate::TrapTable) | required |
 //! | `.trapline.funcs` | [`CompiledFunctionsTable`](crate::CompiledFunctionsTable) | required |
 //! | `.trapline.keys` | what each function is | without it, the functions of one module |
