@@ -109,7 +109,7 @@ impl fmt::Display for FunctionKey {
             FunctionKey::ArrayToWasm { module, function } => {
                 write!(f, "trampoline into function {function} of module {module}")
             }
-            FunctionKey::WasmToArray { signature } => write!(f, "trampoline out through signature {signature}"),
+            FunctionKey::WasmToArray { signature } => write!(f, "trampoline for signature {signature}"),
             FunctionKey::Builtin { index } => write!(f, "trampoline to builtin {index}"),
             FunctionKey::Component { index } => write!(f, "component trampoline {index}"),
         }

@@ -5,6 +5,7 @@ mod address_map;
 pub(crate) mod allocate;
 mod columns;
 mod compiled_functions;
+pub(crate) mod counted;
 mod function_key;
 mod function_keys;
 mod global;

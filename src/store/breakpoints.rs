@@ -16,6 +16,7 @@ use super::module::{CompiledModuleId, Module};
 use super::registry::ModuleRegistry;
 use super::store_code::StoreCode;
 use crate::code::allocate::{self, OutOfMemory};
+use crate::code::counted::Bytes;
 use crate::code::{DefinedFunctionIndex, PatchTable};
 
 /// What is asked for, in one store.
@@ -379,7 +380,11 @@ impl fmt::Display for BreakpointError {
                 )
             }
             BreakpointError::OutOfMemory { bytes } => {
-                write!(f, "no memory for another breakpoint: {bytes} bytes were asked for; free some and try again")
+                write!(
+                    f,
+                    "no memory for another breakpoint: could not allocate {}; free some and try again",
+                    Bytes(*bytes as u64)
+                )
             }
             BreakpointError::Patch(error) => error.fmt(f),
         }
@@ -389,8 +394,8 @@ impl fmt::Display for BreakpointError {
 impl std::error::Error for BreakpointError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            BreakpointError::ForeignModule(error) => Some(error),
-            BreakpointError::Patch(error) => Some(error),
+            BreakpointError::ForeignModule(error) => error.source(),
+            BreakpointError::Patch(error) => error.source(),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use super::engine::EngineId;
 use super::engine_code::EngineCode;
 use super::pc::{EngineCodePc, StoreCodePc};
 use crate::code::allocate::OutOfMemory;
+use crate::code::counted::Bytes;
 use crate::registry::RegisterError;
 
 /// Why an image was not loaded into an engine. Nothing of it stays.
@@ -55,14 +56,15 @@ impl fmt::Display for LoadError {
                 "the text at offsets {:#x}..{:#x} is not what the patch there says; relocate nothing in patch points",
                 range.start, range.end
             ),
-            LoadError::TooManySignatures => f.write_str("this process has numbered 2^32 function types"),
-            LoadError::Register(error) => error.fmt(f),
-            LoadError::OutOfMemory { bytes } => {
-                write!(
-                    f,
-                    "no memory to load an image into an engine: {bytes} bytes were asked for; free some and try again"
-                )
+            LoadError::TooManySignatures => {
+                f.write_str("this process has numbered 2^32 function types, and can number no more")
             }
+            LoadError::Register(error) => error.fmt(f),
+            LoadError::OutOfMemory { bytes } => write!(
+                f,
+                "no memory to load an image into an engine: could not allocate {}; free some and try again",
+                Bytes(*bytes as u64)
+            ),
             LoadError::Forked => f.write_str(
                 "this process was forked while another thread was loading code into the engine, which can load no more \
                  code; make another engine",
@@ -74,7 +76,7 @@ impl fmt::Display for LoadError {
 impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            LoadError::Register(error) => Some(error),
+            LoadError::Register(error) => error.source(),
             _ => None,
         }
     }
@@ -151,16 +153,17 @@ impl fmt::Display for StoreError {
             StoreError::NotABase { pc, inside: None } => {
                 write!(f, "{pc} is no code of this store; register the module first")
             }
-            StoreError::PrivateCopy { text, error } => {
-                write!(f, "the store could not copy the code at {}..{}: {error}", text.start, text.end)
+            StoreError::PrivateCopy { text, .. } => {
+                write!(f, "the store could not copy the code at {}..{}", text.start, text.end)
             }
             StoreError::Register(error) => error.fmt(f),
             StoreError::Patch(error) => error.fmt(f),
             StoreError::OutOfMemory { text, bytes } => write!(
                 f,
-                "no memory to register the code at {}..{} in a store: {bytes} bytes were asked for; free some and try \
-                 again",
-                text.start, text.end
+                "no memory to register the code at {}..{} in a store: could not allocate {}; free some and try again",
+                text.start,
+                text.end,
+                Bytes(*bytes as u64)
             ),
         }
     }
@@ -170,8 +173,8 @@ impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             StoreError::PrivateCopy { error, .. } => Some(error),
-            StoreError::Register(error) => Some(error),
-            StoreError::Patch(error) => Some(error),
+            StoreError::Register(error) => error.source(),
+            StoreError::Patch(error) => error.source(),
             _ => None,
         }
     }
@@ -222,15 +225,17 @@ impl fmt::Display for PatchError {
             ),
             PatchError::OutsideText { offset, len, text } => write!(
                 f,
-                "{len} bytes at offset {offset:#x} reach past the end of the code at {}..{}",
-                text.start, text.end
+                "{} at offset {offset:#x} would reach past the end of the code at {}..{}",
+                Bytes(*len as u64),
+                text.start,
+                text.end
             ),
-            PatchError::Unchanged { text, error } => {
-                write!(f, "the code at {}..{} could not be made writable: {error}", text.start, text.end)
+            PatchError::Unchanged { text, .. } => {
+                write!(f, "the code at {}..{} could not be made writable", text.start, text.end)
             }
-            PatchError::NotExecutable { text, error } => write!(
+            PatchError::NotExecutable { text, .. } => write!(
                 f,
-                "the code at {}..{} was patched, but could not be made executable again: {error}; do not enter it \
+                "the code at {}..{} was patched, but could not be made executable again; do not enter it \
                  before a patch succeeds",
                 text.start, text.end
             ),

@@ -5,6 +5,7 @@ mod absurd;
 #[path = "../common/allocator.rs"]
 mod allocator;
 mod damage;
+mod errors;
 mod foreign;
 mod functions;
 mod memory;
