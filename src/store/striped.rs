@@ -13,15 +13,16 @@
 //! counted on by everybody: a handle that is cloned from thread to thread costs what an `Arc` does, and dropping the
 //! last one recurses no deeper than that.
 //!
-//! Lanes are opened without a lock: a thread that a `fork` left behind holds up nobody.
+//! Lanes are opened without a lock: a thread that a `fork` left behind holds up nobody. Where there is no memory for a
+//! lane, the clone counts on the lane of its original.
 
-use std::hint;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::code::allocate::{self, OutOfMemory};
+use crate::sync::stripe_seed;
 
 /// A power of two. A lane is picked by a hash, so there are many more than threads that collide often.
 const LANES: usize = 128;
@@ -155,9 +156,14 @@ fn release<V>(slot: &mut AtomicPtr<V>) {
 /// Which lane: a hash of where the stack is.
 #[inline]
 fn lane_of_this_thread() -> u32 {
-    let here = 0_u8;
-    // Without the hint the variable, and with it the address, would be whatever the optimiser likes.
-    let region = hint::black_box(&raw const here).addr() as u64 >> 18;
+    lane_of(stripe_seed())
+}
+
+/// `page` is one of the thread's stack. Those of 256 KiB share a lane: a thread is to count on one, however deep its
+/// calls are nested.
+#[inline]
+fn lane_of(page: usize) -> u32 {
+    let region = (page >> 6) as u64;
     // The upper bits of a product depend on all bits of its factors.
     (region.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - LANES.trailing_zeros())) as u32
 }
@@ -201,6 +207,63 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
         });
         assert!(lanes.len() > 8, "64 stacks fell on {lanes:?}");
+    }
+
+    #[test]
+    fn a_lane_is_picked_by_where_the_stack_is() {
+        let lanes = || {
+            let here = 0_u8;
+            let page = std::hint::black_box(&raw const here).addr() >> 12;
+            // Its own, or that of a frame close by.
+            (lane_of_this_thread(), [page, page - 4, page + 4].map(lane_of))
+        };
+        thread::scope(|scope| {
+            for _ in 0..64 {
+                let (lane, expected) = scope.spawn(lanes).join().unwrap();
+                assert!(expected.contains(&lane), "lane {lane}, not of {expected:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_loser_of_a_race_for_a_place_takes_what_the_winner_put_there() {
+        let drops = AtomicUsize::new(0);
+        let winners = Arc::new(Counted(&drops));
+        let mut slot = AtomicPtr::new(ptr::null_mut());
+        let filled = fill(&slot, || {
+            // The winner comes between our look at the place and our own attempt.
+            slot.store(Arc::into_raw(Arc::clone(&winners)).cast_mut(), Ordering::SeqCst);
+            Ok(Arc::new(Counted(&drops)))
+        });
+        assert_eq!(filled.unwrap().cast_const(), Arc::as_ptr(&winners));
+        assert_eq!(*slot.get_mut(), Arc::as_ptr(&winners).cast_mut());
+        assert_eq!(drops.load(Ordering::SeqCst), 1, "the loser's own is freed, and nothing else");
+        assert_eq!(Arc::strong_count(&winners), 2, "the place has its reference");
+        release(&mut slot);
+        drop(winners);
+        assert_eq!(drops.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn threads_that_race_for_a_lane_count_on_one() {
+        for _ in 0..200 {
+            let value = Arc::new(());
+            let first = Striped::new(Arc::clone(&value)).unwrap();
+            let index = (first.0.index + 1) % LANES as u32;
+            let start = std::sync::Barrier::new(2);
+            let lanes: Vec<_> = thread::scope(|scope| {
+                let race = || {
+                    start.wait();
+                    first.clone_on(index)
+                };
+                let threads = [scope.spawn(race), scope.spawn(race)];
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(Arc::ptr_eq(&lanes[0].0, &lanes[1].0));
+            assert_eq!(Arc::strong_count(&value), 3, "ours, and one for each lane");
+            drop((first, lanes));
+            assert_eq!(Arc::strong_count(&value), 1);
+        }
     }
 
     #[test]
