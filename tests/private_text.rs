@@ -2,7 +2,7 @@
 #![cfg(all(target_os = "linux", feature = "breakpoints"))]
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 use trapline::{
     BreakpointError, CodeMemory, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, ImageBuilder, Module,
@@ -13,6 +13,10 @@ use trapline::{
 static ASKED: Mutex<Vec<(usize, usize, c_int)>> = Mutex::new(Vec::new());
 /// Calls until one is refused, that one included, counted down; 0: none is.
 static REFUSE: AtomicUsize = AtomicUsize::new(0);
+/// How many calls are refused in a row.
+static IN_A_ROW: AtomicUsize = AtomicUsize::new(1);
+/// Whether the refused call changes all pages but the last, as the kernel may when they are of several mappings.
+static HALFWAY: AtomicBool = AtomicBool::new(false);
 /// The thread of the test that runs. Other threads ask for guard pages when they begin and end.
 static WATCHED: AtomicUsize = AtomicUsize::new(0);
 
@@ -35,6 +39,13 @@ unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, rights: c_int) -
         if refuse > 0 {
             REFUSE.store(refuse - 1, SeqCst);
             if refuse == 1 {
+                // The next one, too?
+                REFUSE.store(usize::from(IN_A_ROW.fetch_sub(1, SeqCst) > 1), SeqCst);
+                if HALFWAY.swap(false, SeqCst) {
+                    let most = (len - 1) & !(PAGE - 1);
+                    // SAFETY: the caller's.
+                    assert_eq!(unsafe { libc::syscall(libc::SYS_mprotect, address, most, rights) }, 0);
+                }
                 // SAFETY: where the C library keeps it.
                 unsafe { *libc::__errno_location() = libc::EACCES };
                 return -1;
@@ -47,6 +58,12 @@ unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, rights: c_int) -
 
 /// Has the `n`th call from here on refused.
 fn refuse(n: usize) {
+    refuse_in_a_row(n, 1);
+}
+
+/// Has so many calls refused, from the `n`th from here on.
+fn refuse_in_a_row(n: usize, many: usize) {
+    IN_A_ROW.store(many, SeqCst);
     REFUSE.store(n, SeqCst);
 }
 
@@ -55,6 +72,7 @@ fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     refuse(0);
+    HALFWAY.store(false, SeqCst);
     WATCHED.store(this_thread(), SeqCst);
     ASKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     one
@@ -232,6 +250,52 @@ fn an_unfinished_patch_is_finished_by_one_elsewhere() {
     assert!(store.set_breakpoint(&module, FUNCTION, POINTS[2]).is_err());
     store.set_breakpoint(&module, FUNCTION, 0).unwrap();
     assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES]);
+}
+
+/// One patch that could not be finished, on the last page, and after it one on the first that fails half-way: at its
+/// first request, and with the given number of requests refused from there on.
+fn half_way_after_an_unfinished_one(refused: usize) -> (Module, ModuleRegistry) {
+    let (module, mut store) = debugged();
+    refuse(2);
+    assert!(store.set_breakpoint(&module, FUNCTION, POINTS[2]).is_err());
+    assert_eq!(rights(base(&store, &module)), ["r-x", "r-x", "r-x", "r-x", "rw-"]);
+    HALFWAY.store(true, SeqCst);
+    refuse_in_a_row(1, refused);
+    let error = store.set_breakpoint(&module, FUNCTION, POINTS[0]).unwrap_err();
+    assert_eq!(matches!(error, BreakpointError::Patch(PatchError::Unchanged { .. })), refused == 1, "{error:?}");
+    assert_eq!(matches!(error, BreakpointError::Patch(PatchError::NotExecutable { .. })), refused == 2, "{error:?}");
+    (module, store)
+}
+
+#[test]
+fn a_first_write_that_fails_half_way_leaves_everything_executable() {
+    let _alone = alone();
+    let (module, mut store) = debugged();
+    HALFWAY.store(true, SeqCst);
+    refuse(1);
+    assert!(store.set_single_step(true).is_err());
+    assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES]);
+    assert_eq!(shown(&store, &module), [NOPS; 3]);
+}
+
+#[test]
+fn a_write_that_fails_half_way_leaves_everything_executable() {
+    let _alone = alone();
+    let (module, store) = half_way_after_an_unfinished_one(1);
+    assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES]);
+    assert_eq!(shown(&store, &module), [NOPS, NOPS, STOP], "the first patch was written, the second was not");
+}
+
+#[test]
+fn a_write_that_fails_half_way_for_good_is_mended_as_a_whole_by_the_next() {
+    let _alone = alone();
+    let (module, mut store) = half_way_after_an_unfinished_one(2);
+    assert_eq!(rights(base(&store, &module)), ["rw-"; PAGES]);
+    store.register_module(module.clone()).unwrap();
+    assert_eq!(rights(base(&store, &module)), ["r-x"; PAGES]);
+    store.set_single_step(true).unwrap();
+    store.set_single_step(false).unwrap();
+    assert_eq!(shown(&store, &module), [NOPS; 3]);
 }
 
 #[test]

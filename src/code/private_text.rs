@@ -25,9 +25,8 @@ impl PrivateText {
         // SAFETY: just made for as many bytes, and writable.
         unsafe { pages.bytes_mut(text.len()) }.copy_from_slice(text);
         let copy = PrivateText { pages, len: text.len() };
-        copy.protect(0..copy.len, Rights::Execute)?;
         // SAFETY: nobody else knows of the copy yet.
-        unsafe { copy.make_coherent(0..copy.len)? };
+        unsafe { copy.make_executable(0..copy.len)? };
         Ok(copy)
     }
 
@@ -52,9 +51,9 @@ impl PrivateText {
 
     /// Writes `patches`, which lie inside `span`, which lies inside the text.
     ///
-    /// The pages of `span` are not executable meanwhile. On an error that came before anything was written nothing has
-    /// changed; if the right to execute cannot be given back, the bytes are as wanted, and the code faults when it is
-    /// entered, until a later call on the same span succeeds.
+    /// The pages of `span` are not executable meanwhile. If the right to write is refused, nothing has changed. If the
+    /// right to execute cannot be given back, the code faults when it is entered, until a later call on the same span
+    /// succeeds.
     ///
     /// # Safety
     ///
@@ -64,7 +63,14 @@ impl PrivateText {
         span: Range<usize>,
         patches: impl Iterator<Item = Overwrite<'p>>,
     ) -> Result<(), WriteError> {
-        self.protect(span.clone(), Rights::Write).map_err(WriteError::Unchanged)?;
+        if let Err(error) = self.protect(span.clone(), Rights::Write) {
+            // Pages of several mappings get their rights one mapping after the other: the first ones may have them.
+            // SAFETY: as our caller says.
+            return Err(match unsafe { self.make_executable(span) } {
+                Ok(()) => WriteError::Unchanged(error),
+                Err(_) => WriteError::NotExecutable(error),
+            });
+        }
         for (offset, bytes) in patches {
             debug_assert!(span.start <= offset && offset + bytes.len() <= span.end);
             if self.check(offset, bytes.len()).is_some() && span.start <= offset && offset + bytes.len() <= span.end {
@@ -72,15 +78,15 @@ impl PrivateText {
                 unsafe { self.pages.as_ptr().add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
             }
         }
-        let executable = self.protect(span.clone(), Rights::Execute);
-        // SAFETY: readable either way; only we use it, says our caller.
-        executable.and_then(|()| unsafe { self.make_coherent(span) }).map_err(WriteError::NotExecutable)
+        // SAFETY: as our caller says.
+        unsafe { self.make_executable(span) }.map_err(WriteError::NotExecutable)
     }
 
     /// # Safety
     ///
     /// Nobody else reads or writes the bytes.
-    unsafe fn make_coherent(&self, span: Range<usize>) -> io::Result<()> {
+    unsafe fn make_executable(&self, span: Range<usize>) -> io::Result<()> {
+        self.protect(span.clone(), Rights::Execute)?;
         // SAFETY: inside the mapping, readable, and not written while the slice lives, says our caller.
         icache::make_coherent(unsafe { std::slice::from_raw_parts(self.pages.as_ptr().add(span.start), span.len()) })
     }
@@ -100,6 +106,6 @@ impl PrivateText {
 pub(crate) enum WriteError {
     /// Nothing was written.
     Unchanged(io::Error),
-    /// The bytes were written, but may not be executed.
+    /// The bytes may not be executed. They were written unless it was the right to write that was refused.
     NotExecutable(io::Error),
 }

@@ -205,8 +205,8 @@ pub enum PatchError {
         /// What it said.
         error: io::Error,
     },
-    /// The operating system did not make the pages executable again. The bytes are as wanted, but the code faults when
-    /// it is entered, until a later patch of the same code succeeds.
+    /// The operating system did not make the pages executable again. The code faults when it is entered, until a later
+    /// patch of the same code succeeds. Its bytes are as wanted, or as before if the pages could not be made writable.
     NotExecutable {
         /// The text.
         text: Range<StoreCodePc>,
@@ -235,7 +235,7 @@ impl fmt::Display for PatchError {
             }
             PatchError::NotExecutable { text, .. } => write!(
                 f,
-                "the code at {}..{} was patched, but could not be made executable again; do not enter it \
+                "the code at {}..{} could not be made executable again; do not enter it \
                  before a patch succeeds",
                 text.start, text.end
             ),

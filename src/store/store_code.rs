@@ -114,8 +114,8 @@ impl StoreCode {
                 Ok(())
             }
             Err(WriteError::Unchanged(error)) => {
-                // Part of a span that was faulty before may have changed.
-                private.faulty = private.faulty.take().map(|_| span);
+                // What was faulty before is part of the span, and is executable again.
+                private.faulty = None;
                 Err(PatchError::Unchanged { text, error })
             }
             Err(WriteError::NotExecutable(error)) => {
