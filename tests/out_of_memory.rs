@@ -1,73 +1,15 @@
 //! When there is no memory: registering fails and changes nothing, removing succeeds all the same (P7).
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/allocator.rs"]
+mod allocator;
+
+use allocator::{bytes_held, refused, with_allocations};
 use std::ops::Range;
-use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use trapline::{CodeId, CodeRegistry, Holder, RegisterError, SnapshotError, Unregistered};
-
-/// Fails when the thread that asks has used up what it was allowed.
-struct Scarce;
-
-thread_local! {
-    /// How many allocations are left; negative: any number.
-    static LEFT: Cell<isize> = const { Cell::new(-1) };
-    /// Bytes allocated less bytes freed on this thread.
-    static BYTES: Cell<isize> = const { Cell::new(0) };
-}
-
-/// How many allocations were refused.
-static REFUSED: AtomicUsize = AtomicUsize::new(0);
-
-fn allowed() -> bool {
-    LEFT.with(|left| match left.get() {
-        0 => {
-            REFUSED.fetch_add(1, Ordering::Relaxed);
-            false
-        }
-        n => {
-            left.set(if n > 0 { n - 1 } else { n });
-            true
-        }
-    })
-}
-
-fn count(bytes: isize) {
-    BYTES.with(|b| b.set(b.get() + bytes));
-}
-
-// SAFETY: the system's allocator, which now and then has nothing.
-unsafe impl GlobalAlloc for Scarce {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !allowed() {
-            return ptr::null_mut();
-        }
-        count(layout.size() as isize);
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Scarce = Scarce;
-
-/// Runs `f` with so many allocations allowed. `f` must not unwind.
-fn with_allocations<R>(allocations: usize, f: impl FnOnce() -> R) -> R {
-    LEFT.with(|left| left.set(allocations as isize));
-    let result = f();
-    LEFT.with(|left| left.set(-1));
-    result
-}
 
 static ALIVE: AtomicIsize = AtomicIsize::new(0);
 
@@ -117,9 +59,8 @@ fn prepared(ranges: usize, alive: &'static AtomicIsize) -> CodeRegistry<Payload>
 /// on a registry of its own with so many ranges.
 fn every_allocation_fails_once(standing: usize, ranges: &[Range<usize>], all_at_once: bool) -> usize {
     static ALIVE: AtomicIsize = AtomicIsize::new(0);
-    let bytes = || BYTES.with(Cell::get);
     for k in 0.. {
-        let bytes_before = bytes();
+        let bytes_before = bytes_held();
         let alive_before = ALIVE.load(Ordering::SeqCst);
         let registry = prepared(standing, &ALIVE);
         let before = contents(&registry);
@@ -164,7 +105,7 @@ fn every_allocation_fails_once(standing: usize, ranges: &[Range<usize>], all_at_
         drop(registry);
         assert_eq!(ALIVE.load(Ordering::SeqCst), alive_before, "payloads leaked");
         if k > 0 {
-            assert_eq!(bytes(), bytes_before, "allocation {k} failed, and memory leaked");
+            assert_eq!(bytes_held(), bytes_before, "allocation {k} failed, and memory leaked");
         }
         if done {
             return k;
@@ -319,7 +260,7 @@ fn removals_without_any_memory_succeed_under_a_handler_that_stays() {
 
         let ids: Vec<_> = contents(&registry).into_iter().map(|(range, id, _)| (range, id)).collect();
         assert_eq!(ids.len(), ranges);
-        let refused = REFUSED.load(Ordering::SeqCst);
+        let refused_before = refused();
         // From the middle outwards, so that leaves grow sparse in no particular order.
         let mut left = ids.len();
         for (n, i) in (0..ids.len()).map(|i| i * 7919 % ids.len()).enumerate() {
@@ -337,10 +278,10 @@ fn removals_without_any_memory_succeed_under_a_handler_that_stays() {
             assert!(again.is_err(), "removed twice");
         }
         assert_eq!(left, 0);
-        assert!(ranges < 100 || REFUSED.load(Ordering::SeqCst) > refused, "memory was never short");
+        assert!(ranges < 100 || refused() > refused_before, "memory was never short");
         println!(
             "{ranges} ranges removed, {} allocations refused on the way, {} nodes wait",
-            REFUSED.load(Ordering::SeqCst) - refused,
+            refused() - refused_before,
             registry.stats().retired_nodes
         );
         // Not even this may need memory.
