@@ -248,7 +248,7 @@ fn loading_code_in_an_arc_of_its_owners_without_memory_changes_nothing() {
     let engine = Engine::new();
     drop(EngineCode::new(&engine, Arc::clone(&memory)).unwrap());
     let load = || EngineCode::new(&engine, Arc::clone(&memory));
-    assert!(crate::allocator::every_allocation_fails(load, |error| load_refused(error)) > 8);
+    assert!(crate::allocator::every_allocation_fails(load, load_refused) > 8);
     assert_eq!((Arc::strong_count(&memory), code_stats().live_ranges), (1, 0));
 }
 
@@ -274,7 +274,7 @@ fn a_foreign_image_is_refused_without_memory_too() {
         Err(LoadError::ForeignConfiguration { .. }) => Ok(()),
         other => other.map(|_| panic!("a foreign image was loaded")),
     };
-    assert_eq!(crate::allocator::every_allocation_fails(load, |error| load_refused(error)), 3);
+    assert_eq!(crate::allocator::every_allocation_fails(load, load_refused), 3);
     assert_eq!(code_stats().live_ranges, 0);
 }
 

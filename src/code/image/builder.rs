@@ -16,6 +16,9 @@ use crate::code::signature_table::SignatureTable;
 use crate::code::trap_table::TrapTable;
 use crate::handler::trap_code::TrapCode;
 
+/// Its name, and its bytes if the image has it.
+type OptionalSection = (&'static str, Option<Vec<u8>>);
+
 /// Collects machine code and its tables, and writes them as an image for
 /// [`CodeMemory::parse`](crate::CodeMemory::parse).
 ///
@@ -218,11 +221,8 @@ impl ImageBuilder {
         Ok(file)
     }
 
-    /// Names and bytes of those tables that not every image has; `None` for those that this one does not.
-    fn optional_sections(
-        &self,
-        functions: &CompiledFunctionsTable,
-    ) -> Result<[(&'static str, Option<Vec<u8>>); 6], ImageError> {
+    /// Those tables that not every image has.
+    fn optional_sections(&self, functions: &CompiledFunctionsTable) -> Result<[OptionalSection; 6], ImageError> {
         let modules = self.modules.as_deref().map_or_else(ModuleTable::one, ModuleTable::describe)?;
         let signatures = SignatureTable::collect(&self.signatures)?;
         let addresses = AddressMap::from_sorted(&self.addresses, self.text.len())?;
