@@ -137,7 +137,7 @@ fn the_first_registration_ever_that_finds_no_memory_is_an_error() {
     static ALIVE: AtomicIsize = AtomicIsize::new(0);
     let mut refused = 0;
     for k in 0.. {
-        let bytes = BYTES.with(Cell::get);
+        let bytes = bytes_held();
         let registry = CodeRegistry::new();
         let code = Payload::new(1, &ALIVE);
         match with_allocations(k, || registry.register(page(1), code).map(|registration| registration.leak())) {
@@ -152,7 +152,7 @@ fn the_first_registration_ever_that_finds_no_memory_is_an_error() {
         assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
         assert!(registry.with(page(1).start, |_| ()).is_none());
         drop(registry);
-        assert_eq!(BYTES.with(Cell::get), bytes, "allocation {k} failed, and memory leaked");
+        assert_eq!(bytes_held(), bytes, "allocation {k} failed, and memory leaked");
     }
     println!("{refused} failed allocations in first registrations");
     assert!(refused >= 3, "the shared state, its watermark, and a leaf at least");
