@@ -13,7 +13,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{mem, ptr, thread};
 use trapline::TrapCode;
-use trapline::signal::{Signals, catch_trap, handle_signal, install, prepare_thread};
+use trapline::signal::{Signals, catch_trap, handle_signal, install, installed, prepare_thread};
 
 #[test]
 fn a_handler_of_one_argument_is_called_as_such() {
@@ -171,6 +171,21 @@ fn signals_that_were_not_asked_for_stay_as_they_are() {
         unsafe { install(Signals::ILL | Signals::FPE) }.unwrap();
         let ours = FOUR.map(|signum| action_of(signum).sa_sigaction != handler(SKIP));
         assert_eq!(ours, [false, false, true, true]);
+    })
+    .well();
+}
+
+#[test]
+fn the_signals_that_are_installed_are_told_until_somebody_changes_the_action() {
+    in_child("", || {
+        assert_eq!(installed(), Signals::empty());
+        // SAFETY: the child process is about these signals.
+        unsafe { install(Signals::ILL | Signals::BUS) }.unwrap();
+        assert_eq!(installed(), Signals::ILL | Signals::BUS);
+        set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
+        assert_eq!(installed(), Signals::BUS);
+        install_all();
+        assert!(installed().contains(Signals::SEGV | Signals::BUS | Signals::FPE));
     })
     .well();
 }

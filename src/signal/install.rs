@@ -112,6 +112,37 @@ pub unsafe fn install(signals: Signals) -> io::Result<()> {
     Ok(())
 }
 
+/// The signals whose current action is our handler.
+///
+/// Traps that arrive as another signal are caught only if its handler passes on to ours, or calls
+/// [`handle_signal`](super::handle_signal). Another library, or the standard library's handler, may change an action at
+/// any time: [`install`] puts ours back.
+///
+/// # Signal safety
+///
+/// Async-signal-safe: one system call for each signal.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::signal::{Signals, install, installed};
+///
+/// assert_eq!(installed(), Signals::empty());
+/// // SAFETY: nothing else in this program relies on these signals.
+/// unsafe { install(Signals::SEGV | Signals::ILL)? };
+/// assert_eq!(installed(), Signals::SEGV | Signals::ILL);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub fn installed() -> Signals {
+    let each = Signals::EACH.iter().filter(|each| exchange(each.1, None).is_ok_and(|action| is_ours(&action)));
+    each.fold(Signals::empty(), |all, each| all | each.0)
+}
+
+fn is_ours(action: &libc::sigaction) -> bool {
+    action.sa_sigaction == on_signal as *const () as usize
+}
+
 /// Only under the lock.
 fn install_one(signum: c_int, slot: &Slot) -> io::Result<()> {
     // Relaxed: the lock orders us after the store of an earlier call.

@@ -101,6 +101,6 @@ pub use activation::{Entry, catch_trap, catch_trap_with, raise};
 pub use alt_stack::prepare_thread;
 pub use exit::Exit;
 pub use handle::handle_signal;
-pub use install::{Signals, install};
+pub use install::{Signals, install, installed};
 pub use trace::sample;
 pub use trap::{Trap, TrapSite};
