@@ -56,3 +56,10 @@ pub unsafe extern "C" fn library_enter(start: usize) -> i32 {
 pub extern "C" fn library_expects() -> i32 {
     i32::from(CODE.to_u8())
 }
+
+/// Takes over the signals of traps, and nothing else.
+#[unsafe(no_mangle)]
+pub extern "C" fn library_install() -> i32 {
+    // SAFETY: the program expects it.
+    unsafe { install(Signals::all()) }.map_or(-1, |()| 0)
+}
