@@ -151,17 +151,6 @@ fn installing_twice_and_from_many_threads_keeps_the_old_action() {
 }
 
 #[test]
-fn installing_again_does_not_displace_a_later_handler() {
-    in_child("", || {
-        install_all();
-        set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
-        install_all();
-        assert_eq!(action_of(libc::SIGILL).sa_sigaction, handler(SKIP));
-    })
-    .well();
-}
-
-#[test]
 fn signals_that_were_not_asked_for_stay_as_they_are() {
     in_child("", || {
         for signum in FOUR {

@@ -5,43 +5,27 @@
 //! one-shot handler. What it does by itself cannot be imitated: a handler without `SA_ONSTACK` now runs on the
 //! alternate stack if the thread has one. Nothing of ours is pending while the old handler runs, so it may leave by
 //! `siglongjmp`, and it may edit the context.
+//!
+//! # An old handler that sets the action
+//!
+//! That of Rust's standard library sets the default and returns, so that a fault kills when it comes again; but what
+//! was merely sent does not come again. Such a change means what it would mean without us: the new action takes the old
+//! handler's place *behind* ours, which is put back at once.
+//!
+//! # An old handler that passes on to us
+//!
+//! Then the signal goes to the next action of the chain ([`super::old_actions`]), and after the last it kills. Which is
+//! next is kept in a [`Passing`] in our frame, which the interrupted context links to while the old handler runs: in
+//! `uc_link`, which the kernel clears in each signal frame and does not read when the handler returns. That needs no
+//! thread-local, and if the old handler leaves by a jump, it vanishes with the signal's frame.
 
-use super::handle::is_fault;
+use super::handle::{is_fault, is_forced};
+use super::install::{put_in_front, query};
+use super::old_actions::{self, Action, Chain, Id, Slot};
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-
-/// The action a signal had before ours, for ever.
-pub(super) struct OldAction {
-    action: libc::sigaction,
-    /// A `SA_RESETHAND` handler ran: the signal's action is the default from then on.
-    spent: AtomicBool,
-}
-
-impl OldAction {
-    pub(super) fn new(action: libc::sigaction) -> Self {
-        OldAction { action, spent: AtomicBool::new(false) }
-    }
-}
-
-/// Null until `install` replaced the action; afterwards a leaked box.
-pub(super) type Slot = AtomicPtr<OldAction>;
-
-static SEGV: Slot = Slot::new(ptr::null_mut());
-static BUS: Slot = Slot::new(ptr::null_mut());
-static ILL: Slot = Slot::new(ptr::null_mut());
-static FPE: Slot = Slot::new(ptr::null_mut());
-
-pub(super) fn slot(signum: c_int) -> Option<&'static Slot> {
-    match signum {
-        libc::SIGSEGV => Some(&SEGV),
-        libc::SIGBUS => Some(&BUS),
-        libc::SIGILL => Some(&ILL),
-        libc::SIGFPE => Some(&FPE),
-        _ => None,
-    }
-}
 
 /// Does what the old action would have done.
 ///
@@ -49,67 +33,116 @@ pub(super) fn slot(signum: c_int) -> Option<&'static Slot> {
 ///
 /// The three arguments are what the kernel passed to our handler, which returns afterwards.
 pub(super) unsafe fn pass_on(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let Some(slot) = old_actions::slot(signum) else { return };
+    let context = context.cast::<libc::ucontext_t>();
     // SAFETY: the C library's variable of this thread.
     let errno = unsafe { *libc::__errno_location() };
-    // Acquire: pairs with the Release store in `install`, which happens before our handler is installed; makes the
-    // box's contents visible.
-    let old = slot(signum).map_or(ptr::null_mut(), |slot| slot.load(Ordering::Acquire));
-    // SAFETY: null or a leaked box.
-    let old = unsafe { old.as_ref() };
     // SAFETY: the kernel's arguments.
     unsafe {
-        match old {
-            Some(old) if old.is_handler() && old.may_run() => old.call(signum, info, context),
+        let chain = Passing::all_of(context).find(|passing| passing.is_of(slot)).map(|passing| passing.rest);
+        let chain = chain.unwrap_or_else(|| slot.load().chain());
+        let id = chain.first().unwrap_or(Id::DEFAULT);
+        let action = id.action();
+        if action.is_handler() && (action.flags & libc::SA_RESETHAND == 0 || slot.spend(id)) {
+            let before = query(signum).ok();
+            let passing = Passing {
+                mark: Passing::MARK,
+                outer: (*context).uc_link.cast(),
+                slot,
+                rest: chain.rest(),
+                died: Cell::new(false),
+            };
+            (*context).uc_link = ptr::from_ref(&passing).cast_mut().cast();
+            call(action, signum, info, context);
+            (*context).uc_link = passing.outer.cast_mut().cast();
+            if !passing.died.get() && query(signum).ok() != before {
+                // What cannot be kept stays in force: `installed` tells.
+                let _ = put_in_front(signum, slot);
+            }
+        } else if action.handler != libc::SIG_IGN || is_forced(signum, info) {
             // A fault that is ignored would repeat for ever: the kernel kills for it, and so do we.
-            Some(old) if old.action.sa_sigaction == libc::SIG_IGN && !is_fault(signum, info) => {}
-            _ => die(signum, info),
+            die(signum, info, context);
         }
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
 
-impl OldAction {
-    fn is_handler(&self) -> bool {
-        !matches!(self.action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+/// One call of an old handler that has not returned.
+///
+/// In all versions of this crate the same, since two in one process may pass on to each other.
+#[repr(C)]
+struct Passing {
+    mark: u64,
+    /// What the context linked to before.
+    outer: *const Passing,
+    /// Whose chain `rest` is part of: of which signal, of which copy of this crate.
+    slot: *const Slot,
+    /// The actions after the one that was called.
+    rest: Chain,
+    /// The signal is going to kill the process, which must not be prevented.
+    died: Cell<bool>,
+}
+
+impl Passing {
+    const MARK: u64 = u64::from_le_bytes(*b"trapline");
+
+    fn is_of(&self, slot: &Slot) -> bool {
+        ptr::eq(self.slot, slot)
     }
 
-    /// False from the second call on, over all threads, if the handler is one-shot.
-    fn may_run(&self) -> bool {
-        // Relaxed: the read-modify-write alone elects the one caller; nothing is published with it.
-        self.action.sa_flags & libc::SA_RESETHAND == 0 || !self.spent.swap(true, Ordering::Relaxed)
-    }
-
+    /// Those that the signal with this context is passing through, from the innermost.
+    ///
     /// # Safety
     ///
-    /// As for [`pass_on`], and the action is a handler.
-    unsafe fn call(&self, signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-        let flags = self.action.sa_flags;
-        let handler = self.action.sa_sigaction as *const ();
-        // SAFETY: the kernel's context; a set is as many bits as it has bytes, of which the kernel knows 64.
-        let wanted = unsafe {
-            let mut wanted = first_word(&(*context.cast::<libc::ucontext_t>()).uc_sigmask);
-            wanted |= first_word(&self.action.sa_mask);
-            if flags & libc::SA_NODEFER == 0 {
-                wanted |= 1_u64 << (signum.wrapping_sub(1) & 63);
+    /// `context` is what the kernel passed to a handler of this thread that has not returned.
+    unsafe fn all_of<'a>(context: *const libc::ucontext_t) -> impl Iterator<Item = &'a Passing> {
+        let here = 0_u8;
+        // The stack between this frame and the context: outer calls have higher addresses.
+        let (mut low, high) = ((&raw const here).addr(), context.addr().saturating_sub(size_of::<Passing>()));
+        // SAFETY: the caller's.
+        let mut next: *const Passing = unsafe { (*context).uc_link }.cast_const().cast();
+        std::iter::from_fn(move || {
+            if next.addr() <= low || next.addr() > high || !next.is_aligned() {
+                return None;
             }
-            wanted
-        };
-        let previous = set_mask(wanted);
-        // SAFETY: whoever installed the handler answered for it, and said by its flags which of the two kinds it is.
-        unsafe {
-            if flags & libc::SA_SIGINFO != 0 {
-                let handler = mem::transmute::<*const (), unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void)>(
-                    handler,
-                );
-                handler(signum, info, context);
-            } else {
-                let handler = mem::transmute::<*const (), unsafe extern "C" fn(c_int)>(handler);
-                handler(signum);
+            low = next.addr();
+            // SAFETY: aligned, and within the part of this thread's stack that is in use; any bytes are a valid value
+            // but for the last, which is read only if the mark was put there: by `pass_on`, whose call has not
+            // returned, since it takes its link away before it does.
+            unsafe {
+                if (&raw const (*next).mark).read() != Passing::MARK {
+                    return None;
+                }
+                let passing = &*next;
+                next = passing.outer;
+                Some(passing)
             }
-        }
-        set_mask(previous);
+        })
     }
+}
+
+/// # Safety
+///
+/// As for [`pass_on`], and the action is a handler.
+unsafe fn call(action: Action, signum: c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+    let handler = action.handler as *const ();
+    // SAFETY: the kernel's context.
+    let mut wanted = unsafe { first_word(&(*context).uc_sigmask) } | action.mask;
+    if action.flags & libc::SA_NODEFER == 0 {
+        wanted |= 1_u64 << (signum.wrapping_sub(1) & 63);
+    }
+    let previous = set_mask(wanted);
+    // SAFETY: whoever installed the handler answered for it, and said by its flags which of the two kinds it is.
+    unsafe {
+        if action.flags & libc::SA_SIGINFO != 0 {
+            type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+            mem::transmute::<*const (), Handler>(handler)(signum, info, context.cast());
+        } else {
+            mem::transmute::<*const (), unsafe extern "C" fn(c_int)>(handler)(signum);
+        }
+    }
+    set_mask(previous);
 }
 
 /// The 64 signals that the kernel knows. In the context, what follows them is not part of the set.
@@ -140,20 +173,28 @@ fn set_mask(word: u64) -> u64 {
 /// # Safety
 ///
 /// As for [`pass_on`].
-unsafe fn die(signum: c_int, info: *mut libc::siginfo_t) {
-    // SAFETY: all zeroes is an empty mask, no flags, and `SIG_DFL`; async-signal-safe calls.
+unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+    // SAFETY: the kernel's arguments; all zeroes is an empty mask, no flags, and `SIG_DFL`; async-signal-safe calls.
     unsafe {
-        let default: libc::sigaction = mem::zeroed();
-        libc::sigaction(signum, &default, ptr::null_mut());
-        if is_fault(signum, info) {
-            // The instruction runs again, and faults again.
+        let process = libc::getpid();
+        // The first process of a container does not die of what is sent to it. The kernel drops that.
+        let is_init = process == 1;
+        if is_init && !is_forced(signum, info) {
             return;
         }
-        // Blocked while our handler runs, so it stays pending until the kernel restores the mask. With the original's
-        // information if the kernel lets us (it does not for some that it made up itself).
-        let (process, thread) = (libc::getpid(), libc::gettid());
+        Passing::all_of(context).for_each(|passing| passing.died.set(true));
+        let default: libc::sigaction = mem::zeroed();
+        libc::sigaction(signum, &default, ptr::null_mut());
+        // The fault may not come again: the kernel makes some up, and another thread may repair what caused it. So
+        // the signal is sent. It is blocked while our handler runs, and stays pending until the kernel restores the
+        // mask. With the original's information if the kernel lets us.
+        let thread = libc::gettid();
         if libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signum, info) != 0 {
             libc::syscall(libc::SYS_tgkill, process, thread, signum);
+        }
+        // What is sent is dropped here, too, and only an instruction that faults again kills.
+        if is_init && !is_fault(signum, info, context.cast()) {
+            libc::_exit(signum.wrapping_add(128));
         }
     }
 }

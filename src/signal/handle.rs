@@ -41,7 +41,7 @@ use std::ffi::{c_int, c_void};
 #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
 pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
     // SAFETY: the caller passes the kernel's arguments.
-    if !unsafe { is_fault(signum, info) } {
+    if !unsafe { is_fault(signum, info, context) } {
         return false;
     }
     // SAFETY: as above.
@@ -77,12 +77,30 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
     true
 }
 
+/// The kernel's name for "the processor gave no address", or no processor was asked: the field is zero then.
+const SI_KERNEL: c_int = 0x80;
+
 /// Whether the interrupted instruction itself caused this signal, one of our four.
 ///
 /// # Safety
 ///
+/// `info` and `context` are what the kernel passed to the handler.
+pub(super) unsafe fn is_fault(signum: c_int, info: *const libc::siginfo_t, context: *const c_void) -> bool {
+    // A SIGSEGV without an address may be made up: for another signal whose frame has no room on the stack.
+    // SAFETY: the caller's.
+    unsafe {
+        is_forced(signum, info)
+            && (signum != libc::SIGSEGV || (*info).si_code != SI_KERNEL || arch::is_protection_fault(context))
+    }
+}
+
+/// Whether the kernel lets nobody ignore this signal, one of our four: it did not just report something in passing, and
+/// nobody sent it.
+///
+/// # Safety
+///
 /// `info` is what the kernel passed to the handler.
-pub(super) unsafe fn is_fault(signum: c_int, info: *const libc::siginfo_t) -> bool {
+pub(super) unsafe fn is_forced(signum: c_int, info: *const libc::siginfo_t) -> bool {
     // The kernel's number for AArch64's memory tagging in its asynchronous mode; no other machine uses it.
     const SEGV_MTEAERR: c_int = 8;
     // SAFETY: the caller's.
@@ -101,8 +119,6 @@ pub(super) unsafe fn is_fault(signum: c_int, info: *const libc::siginfo_t) -> bo
 ///
 /// As for [`is_fault`], and it said yes.
 unsafe fn fault_address(signum: c_int, info: *const libc::siginfo_t) -> Option<usize> {
-    // The kernel's name for "the processor gave no address": the field is zero then.
-    const SI_KERNEL: c_int = 0x80;
     if signum != libc::SIGSEGV && signum != libc::SIGBUS {
         return None;
     }

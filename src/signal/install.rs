@@ -1,14 +1,13 @@
 //! Installing our handler.
 //!
-//! The old action is queried and published *before* ours is installed: a signal that arrives in between finds it. If
-//! somebody changed the action in that moment, the kernel returns another one when ours is installed, and that is
-//! published in its place.
+//! The action that is there is queried and published *before* ours is installed: a signal that arrives in between finds
+//! it. If somebody changed the action in that moment, the kernel returns another one when ours is installed, and that
+//! is published in front of it.
 
-use super::chain::{self, OldAction, Slot};
 use super::handle::handle_signal;
+use super::old_actions::{self, Action, Id, LONGEST, MOST_HANDLERS, Slot};
+use super::chain;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::{fmt, io, mem, ops, ptr};
 
 /// A set of the signals that processors' traps arrive as.
@@ -78,12 +77,22 @@ impl fmt::Debug for Signals {
 /// standard library gives its threads a small one; [`prepare_thread`](super::prepare_thread) replaces it by a larger.)
 /// Interrupted system calls are restarted if they were before.
 ///
-/// Idempotent, and safe to call from several threads. A signal is installed once: if somebody else replaced our
-/// handler since, it stays replaced (they may be passing signals on to us).
+/// Idempotent, and safe to call from several threads. Called again after somebody else set an action of theirs, it puts
+/// ours back in front: what is no trap goes to their handler, and if that passes it on to ours, to the action that was
+/// there before. A ring of handlers therefore ends, and its last member is the default action, as long as each passes on
+/// the context that it got. [`installed`] tells whether there is anything to put back.
+///
+/// If an old handler sets another action while it runs, that action takes its place and ours stays installed. (Rust's
+/// standard library sets the default. For the moment between, traps of other threads are not caught.) A handler that
+/// leaves by a jump instead of returning leaves the action as it set it.
+///
+/// It takes no lock and allocates nothing. A child of `fork` has the handlers of its parent and may install more,
+/// whatever other threads of the parent were doing.
 ///
 /// # Errors
 ///
-/// The operating system's. Signals that were installed before the failing one stay so.
+/// The operating system's; or that a signal has had too many different handlers (6, and 60 in all). Signals that were
+/// installed before the failing one stay so.
 ///
 /// # Safety
 ///
@@ -100,13 +109,11 @@ impl fmt::Debug for Signals {
 ///
 /// See the [module's documentation](super).
 pub unsafe fn install(signals: Signals) -> io::Result<()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for (signal, signum, _) in Signals::EACH {
-        if let Some(slot) = chain::slot(signum)
+        if let Some(slot) = old_actions::slot(signum)
             && signals.contains(signal)
         {
-            install_one(signum, slot)?;
+            put_in_front(signum, slot)?;
         }
     }
     Ok(())
@@ -139,19 +146,71 @@ pub fn installed() -> Signals {
     each.fold(Signals::empty(), |all, each| all | each.0)
 }
 
-fn is_ours(action: &libc::sigaction) -> bool {
-    action.sa_sigaction == on_signal as *const () as usize
+/// Why our handler is not installed. Made in handlers, too, so nothing is allocated.
+pub(super) enum Refused {
+    System(c_int),
+    NoRoom,
 }
 
-/// Only under the lock.
-fn install_one(signum: c_int, slot: &Slot) -> io::Result<()> {
-    // Relaxed: the lock orders us after the store of an earlier call.
-    if !slot.load(Ordering::Relaxed).is_null() {
-        return Ok(());
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::System(code) => io::Error::from_raw_os_error(code),
+            Refused::NoRoom => io::Error::other(format!(
+                "the signal's handlers cannot be kept: at most {LONGEST} different ones for each signal, and \
+                 {MOST_HANDLERS} in all"
+            )),
+        }
     }
-    let old = exchange(signum, None)?;
-    publish(slot, old);
+}
 
+/// Makes our handler the signal's action, and what is its action now the first that signals are passed on to.
+///
+/// In handlers, too: what they call changes actions.
+pub(super) fn put_in_front(signum: c_int, slot: &Slot) -> Result<(), Refused> {
+    // Before the query: if another thread publishes what it found later, what we found is out of date.
+    let mut seen = slot.load();
+    let mut current = exchange(signum, None)?;
+    let mut replaced = false;
+    while !is_ours(&current) {
+        let chain = Id::of(&Action::new(&current)).and_then(|id| seen.chain().behind(id));
+        let Some(chain) = chain else {
+            if replaced {
+                exchange(signum, Some(&current))?;
+            }
+            return Err(Refused::NoRoom);
+        };
+        if !slot.replace(seen, chain) {
+            seen = slot.load();
+            // What ours replaced nobody else can tell.
+            if !replaced {
+                current = exchange(signum, None)?;
+            }
+            continue;
+        }
+        let before = Action::new(&current);
+        current = match exchange(signum, Some(&ours(&current))) {
+            Ok(current) => current,
+            Err(refused) => {
+                let now = slot.load();
+                if now.chain() == chain {
+                    slot.replace(now, seen.chain());
+                }
+                return Err(refused);
+            }
+        };
+        if Action::new(&current) == before {
+            break;
+        }
+        // Somebody changed it since the query. Once more, for the chain and for our flags.
+        seen = slot.load();
+        replaced = true;
+    }
+    Ok(())
+}
+
+/// Our action, in the place of `old`.
+fn ours(old: &libc::sigaction) -> libc::sigaction {
     // SAFETY: all zeroes is a valid value: no flags, an empty mask.
     let mut ours: libc::sigaction = unsafe { mem::zeroed() };
     ours.sa_sigaction = on_signal as *const () as usize;
@@ -160,34 +219,27 @@ fn install_one(signum: c_int, slot: &Slot) -> io::Result<()> {
     if old.sa_flags & libc::SA_RESTART != 0 || old.sa_sigaction == libc::SIG_IGN {
         ours.sa_flags |= libc::SA_RESTART;
     }
-    let replaced = match exchange(signum, Some(&ours)) {
-        Ok(replaced) => replaced,
-        Err(error) => {
-            // Relaxed: our handler is not installed, nobody reads this but the next call, under the lock.
-            slot.store(ptr::null_mut(), Ordering::Relaxed);
-            return Err(error);
-        }
-    };
-    if replaced.sa_sigaction != old.sa_sigaction || replaced.sa_flags != old.sa_flags {
-        publish(slot, replaced);
-    }
-    Ok(())
+    ours
 }
 
-fn publish(slot: &Slot, old: libc::sigaction) {
-    // Release: pairs with the Acquire load in `chain::pass_on`; what it points at is complete. Leaked: a handler may
-    // use it at any later time.
-    slot.store(Box::into_raw(Box::new(OldAction::new(old))), Ordering::Release);
+fn is_ours(action: &libc::sigaction) -> bool {
+    action.sa_sigaction == on_signal as *const () as usize
 }
 
-fn exchange(signum: c_int, new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
+/// The signal's current action.
+pub(super) fn query(signum: c_int) -> Result<Action, Refused> {
+    exchange(signum, None).map(|action| Action::new(&action))
+}
+
+fn exchange(signum: c_int, new: Option<&libc::sigaction>) -> Result<libc::sigaction, Refused> {
     // SAFETY: all zeroes is a valid value to be overwritten.
     let mut old: libc::sigaction = unsafe { mem::zeroed() };
     let new = new.map_or(ptr::null(), ptr::from_ref);
     // SAFETY: both structures are valid; the caller of `install` answers for the handler.
     match unsafe { libc::sigaction(signum, new, &mut old) } {
         0 => Ok(old),
-        _ => Err(io::Error::last_os_error()),
+        // SAFETY: the C library's variable of this thread.
+        _ => Err(Refused::System(unsafe { *libc::__errno_location() })),
     }
 }
 

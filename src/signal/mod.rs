@@ -40,6 +40,10 @@
 //! - Control-flow enforcement with shadow stacks (Intel CET, Arm GCS, Clang's; off unless the whole program opts in) is
 //!   not supported: the skipped frames' return addresses would stay on the shadow stack. Branch target identification
 //!   and signed return addresses on AArch64 are no obstacle.
+//! - On x86-64, a signal whose handler has no `SA_ONSTACK` must not interrupt guest code with little stack left. Where
+//!   its frame has no room, the kernel raises a `SIGSEGV` in its place. Ours leaves that to the previous handler, except
+//!   at a trap site, on a thread whose last fault was an access to an address that is not canonical: there the kernel
+//!   describes both alike, and it is taken for the trap.
 //! - On AArch64, guest code does not trap in SME's streaming mode; and `brk` becomes a `SIGTRAP`, which is left to
 //!   debuggers: `udf` is the instruction that traps.
 //!
@@ -49,7 +53,7 @@
 //! guest) and calls an assembly entry that saves what the calling convention promises to preserve, and its stack
 //! pointer in the activation. The handler decides in this order:
 //!
-//! 1. A signal that somebody *sent* (`si_code <= 0`) is no trap.
+//! 1. A signal that somebody *sent* (`si_code <= 0`), or that the kernel made up, is no trap.
 //! 2. **Registry first.** The interrupted pc is looked up: no lock, no allocation, no thread-local state. If it is not
 //!    registered, the signal belongs to the previous handler. A thread that never ran guest code ends here, wherever
 //!    it was interrupted, be it inside `malloc` or half created.
@@ -75,7 +79,7 @@
 //!   the walk read what may not be there.
 //! - Host code that calls guest code back enters it through `catch_trap`: frames are missing otherwise.
 //!
-//! # Rules for handler code (`handle.rs`, `trace.rs`, `chain.rs`, `arch/`)
+//! # Rules for handler code (`handle.rs`, `trace.rs`, `chain.rs`, `old_actions.rs`, `arch/`, `put_in_front`)
 //!
 //! 1. No allocation, no lock, no lazily initialised state, nothing that can panic: no indexing, no overflowing
 //!    arithmetic, no `unwrap`.
@@ -93,6 +97,7 @@ mod chain;
 mod exit;
 mod handle;
 mod install;
+mod old_actions;
 mod stack_guard;
 mod trace;
 mod trap;

@@ -64,6 +64,15 @@ pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Frame {
     }
 }
 
+/// Never: each fault of an instruction has a code of its own here.
+///
+/// # Safety
+///
+/// As for [`frame`].
+pub(in crate::signal) unsafe fn is_protection_fault(_context: *const c_void) -> bool {
+    false
+}
+
 /// Makes the interrupted thread continue in [`land`], on the frame of [`enter`] at `sp`, once the handler returns.
 ///
 /// # Safety

@@ -37,6 +37,19 @@ pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Frame {
     }
 }
 
+/// Whether the last fault of the interrupted thread was a general protection fault, as of an access to an address that
+/// is not canonical.
+///
+/// # Safety
+///
+/// As for [`frame`].
+pub(in crate::signal) unsafe fn is_protection_fault(context: *const c_void) -> bool {
+    const GENERAL_PROTECTION: i64 = 13;
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: as in `frame`. For a signal that is no fault the kernel leaves the number of the fault before, or zero.
+    unsafe { (*context).uc_mcontext.gregs[libc::REG_TRAPNO as usize] == GENERAL_PROTECTION }
+}
+
 /// Makes the interrupted thread continue in [`land`], on the frame of [`enter`] at `sp`, once the handler returns.
 ///
 /// # Safety

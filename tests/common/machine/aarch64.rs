@@ -54,6 +54,25 @@ pub unsafe fn end(start: usize) {
     }
 }
 
+/// `tgkill(arg[0], arg[1], arg[2])` of three `i32`s, with a stack pointer below which nothing is mapped; then a load
+/// through the argument, where the signal arrives.
+pub const SEND_WITHOUT_A_STACK: &[u8] = &[
+    0xe9, 0x03, 0x00, 0x91, // mov x9, sp
+    0xea, 0x03, 0x00, 0xaa, // mov x10, x0
+    0x40, 0x01, 0x40, 0xb9, // ldr w0, [x10]
+    0x41, 0x05, 0x40, 0xb9, // ldr w1, [x10, #4]
+    0x42, 0x09, 0x40, 0xb9, // ldr w2, [x10, #8]
+    0x68, 0x10, 0x80, 0xd2, // mov x8, #131
+    0x2b, 0x00, 0xa0, 0xd2, // mov x11, #0x10000
+    0x7f, 0x01, 0x00, 0x91, // mov sp, x11
+    0x01, 0x00, 0x00, 0xd4, // svc #0
+    0x42, 0x01, 0x40, 0xb9, // ldr w2, [x10]
+    0x3f, 0x01, 0x00, 0x91, // mov sp, x9
+    0xc0, 0x03, 0x5f, 0xd6, // ret
+];
+/// Where the signal of [`SEND_WITHOUT_A_STACK`] arrives.
+pub const SENT_AT: u32 = 36;
+
 /// # Safety
 ///
 /// `context` is what the kernel passed to a handler, which has not returned.

@@ -52,6 +52,24 @@ pub unsafe fn end(start: usize) {
     unsafe { std::ptr::with_exposed_provenance_mut::<u16>(start).write_volatile(0x9090) };
 }
 
+/// `tgkill(arg[0], arg[1], arg[2])` of three `i32`s, with a stack pointer below which nothing is mapped; then a load
+/// through the argument, where the signal arrives.
+pub const SEND_WITHOUT_A_STACK: &[u8] = &[
+    0x49, 0x89, 0xe0, // mov r8, rsp
+    0x49, 0x89, 0xf9, // mov r9, rdi
+    0x41, 0x8b, 0x39, // mov edi, [r9]
+    0x41, 0x8b, 0x71, 0x04, // mov esi, [r9 + 4]
+    0x41, 0x8b, 0x51, 0x08, // mov edx, [r9 + 8]
+    0xb8, 0xea, 0x00, 0x00, 0x00, // mov eax, 234
+    0xbc, 0x00, 0x00, 0x01, 0x00, // mov esp, 0x10000
+    0x0f, 0x05, // syscall
+    0x41, 0x8b, 0x11, // mov edx, [r9]
+    0x4c, 0x89, 0xc4, // mov rsp, r8
+    0xc3, // ret
+];
+/// Where the signal of [`SEND_WITHOUT_A_STACK`] arrives.
+pub const SENT_AT: u32 = 29;
+
 /// # Safety
 ///
 /// `context` is what the kernel passed to a handler, which has not returned.
