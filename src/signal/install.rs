@@ -6,7 +6,7 @@
 
 use super::handle::handle_signal;
 use super::old_actions::{self, Action, Id, LONGEST, MOST_HANDLERS, Slot};
-use super::chain;
+use super::{chain, library};
 use std::ffi::{c_int, c_void};
 use std::{fmt, io, mem, ops, ptr};
 
@@ -86,6 +86,8 @@ impl fmt::Debug for Signals {
 /// standard library sets the default. For the moment between, traps of other threads are not caught.) A handler that
 /// leaves by a jump instead of returning leaves the action as it set it.
 ///
+/// A shared library that this crate is part of is not unloaded any more: `dlclose` keeps it.
+///
 /// It takes no lock and allocates nothing. A child of `fork` has the handlers of its parent and may install more,
 /// whatever other threads of the parent were doing.
 ///
@@ -109,6 +111,7 @@ impl fmt::Debug for Signals {
 ///
 /// See the [module's documentation](super).
 pub unsafe fn install(signals: Signals) -> io::Result<()> {
+    library::keep_loaded()?;
     for (signal, signum, _) in Signals::EACH {
         if let Some(slot) = old_actions::slot(signum)
             && signals.contains(signal)

@@ -97,6 +97,7 @@ mod chain;
 mod exit;
 mod handle;
 mod install;
+mod library;
 mod old_actions;
 mod stack_guard;
 mod trace;

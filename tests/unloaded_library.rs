@@ -1,0 +1,122 @@
+//! A shared library that installed the handlers is closed by the program that opened it.
+//!
+//! Only glibc's loader unloads libraries.
+
+#![cfg(all(
+    feature = "signal",
+    target_os = "linux",
+    target_env = "gnu",
+    not(target_feature = "crt-static"),
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+
+mod common;
+
+use common::machine::LOAD;
+use common::old_handler::*;
+use common::{SELECTED, forbidden_page, in_child};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{mem, ptr};
+
+/// Builds `verification/cdylib`, once, for the children.
+fn library() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    if std::env::var_os(SELECTED).is_none() {
+        BUILT.get_or_init(|| {
+            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            cargo.args(["build", "--quiet", "--offline", "--package", "dlopened", "--manifest-path"]);
+            cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).arg("--target-dir").arg(target);
+            cargo.env_remove("CARGO_BUILD_TARGET");
+            assert!(cargo.status().unwrap().success(), "the library does not build");
+        });
+    }
+    target.join("debug/libdlopened.so")
+}
+
+fn open(library: &Path) -> *mut c_void {
+    let name = CString::new(library.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the library's constructors are Rust's.
+    let opened = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    assert!(!opened.is_null(), "{library:?} cannot be opened");
+    opened
+}
+
+/// Calls the function `name` of the library.
+fn call(library: *mut c_void, name: &CStr) -> c_int {
+    // SAFETY: functions without arguments.
+    unsafe {
+        let function = libc::dlsym(library, name.as_ptr());
+        assert!(!function.is_null());
+        mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(function)()
+    }
+}
+
+fn close(library: *mut c_void) {
+    // SAFETY: opened above.
+    assert_eq!(unsafe { libc::dlclose(library) }, 0);
+}
+
+/// The file that `address` is mapped from, as the loader knows it.
+fn file_of(address: usize) -> Option<String> {
+    // SAFETY: fills the structure in if it finds something, with strings of the loader's.
+    unsafe {
+        let mut info: libc::Dl_info = mem::zeroed();
+        let name: *const c_char = match libc::dladdr(ptr::without_provenance(address), &mut info) {
+            0 => return None,
+            _ => info.dli_fname,
+        };
+        Some(CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+#[test]
+fn handlers_outlive_the_closing_of_their_library() {
+    let built = library();
+    for relative in [false, true] {
+        in_child(&relative.to_string(), || {
+            let page = forbidden_page();
+            for signum in FOUR {
+                set_action(signum, handler(SKIP), libc::SA_SIGINFO, &[]);
+            }
+            let opened = if relative {
+                std::env::set_current_dir(built.parent().unwrap()).unwrap();
+                let opened = open(Path::new("./libdlopened.so"));
+                // The name that the loader has means nothing from here on.
+                std::env::set_current_dir("/").unwrap();
+                opened
+            } else {
+                open(&built)
+            };
+            assert_eq!(call(opened, c"library_install"), 0);
+            close(opened);
+            call_as_host(LOAD, page);
+            assert_eq!(calls(), 1);
+            for signum in FOUR {
+                let file = file_of(action_of(signum).sa_sigaction);
+                assert!(file.is_some_and(|file| file.ends_with("libdlopened.so")));
+            }
+        })
+        .well();
+    }
+}
+
+#[test]
+fn a_library_that_installed_nothing_is_unloaded() {
+    // So the test above is about `install`.
+    let built = library();
+    in_child("", || {
+        let opened = open(&built);
+        assert_eq!(call(opened, c"library_expects"), i32::from(trapline::TrapCode::Unreachable.to_u8()));
+        // SAFETY: the library has it.
+        let inside = unsafe { libc::dlsym(opened, c"library_expects".as_ptr()) }.addr();
+        assert!(file_of(inside).is_some());
+        close(opened);
+        assert_eq!(file_of(inside), None);
+    })
+    .well();
+}
