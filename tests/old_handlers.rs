@@ -107,9 +107,13 @@ fn an_old_handler_that_is_not_deferred_is_interrupted_by_its_own_signal() {
 
 #[test]
 fn system_calls_are_restarted_if_they_were_before() {
-    for (flags, restarted) in [(0, false), (libc::SA_RESTART, true)] {
-        in_child(&restarted.to_string(), || {
-            set_action(libc::SIGFPE, handler(SKIP), libc::SA_SIGINFO | flags, &[]);
+    for (variant, action, flags, restarted) in [
+        ("interrupted", handler(SKIP), 0, false),
+        ("restarted", handler(SKIP), libc::SA_RESTART, true),
+        ("ignored", libc::SIG_IGN, 0, true),
+    ] {
+        in_child(variant, || {
+            set_action(libc::SIGFPE, action, libc::SA_SIGINFO | flags, &[]);
             install_all();
             // SAFETY: a fresh pipe; the other thread interrupts the read, then gives it a byte.
             unsafe {

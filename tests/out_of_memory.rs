@@ -342,3 +342,14 @@ fn ranges_removed_without_memory_make_way_for_new_ones_at_their_addresses() {
     drop(registry);
     assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
 }
+
+#[test]
+#[cfg(all(feature = "signal", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn installing_the_handlers_needs_no_memory() {
+    use trapline::signal::{Signals, install, installed};
+    for _ in 0..2 {
+        // SAFETY: what is no trap goes to the handlers that were there.
+        with_allocations(0, || unsafe { install(Signals::all()) }).unwrap();
+        assert_eq!(installed(), Signals::all());
+    }
+}
