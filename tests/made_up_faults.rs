@@ -8,7 +8,7 @@ mod common;
 
 use common::machine::{LOAD, SEND_WITHOUT_A_STACK, SENT_AT};
 use common::old_handler::*;
-use common::{forbidden_page, in_child, install_all, load, run};
+use common::{forbidden_page, in_child, install_all, load, page_past_the_end_of_a_file, run};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -153,14 +153,6 @@ fn what_the_kernel_reports_in_passing_is_no_trap_at_a_trap_site_either() {
             assert_eq!(ANSWER.load(Ordering::Relaxed), expected);
         })
         .well();
-    }
-}
-
-fn page_past_the_end_of_a_file() -> *mut c_void {
-    // SAFETY: a fresh file without content, and a mapping of it.
-    unsafe {
-        let file = libc::memfd_create(c"empty".as_ptr(), 0);
-        libc::mmap(ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, file, 0)
     }
 }
 

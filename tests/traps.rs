@@ -7,7 +7,7 @@
 mod common;
 
 use common::machine::*;
-use common::{Guest, Loaded, forbidden_page, in_child, install_all, load, run};
+use common::{Guest, Loaded, forbidden_page, in_child, install_all, load, page_past_the_end_of_a_file, run};
 use std::ffi::c_void;
 use std::{ptr, thread};
 use trapline::TrapCode;
@@ -100,15 +100,70 @@ fn an_address_that_is_not_canonical_is_not_reported() {
 fn a_load_past_the_end_of_a_mapped_file_is_a_trap() {
     in_child("", || {
         install_all();
-        // SAFETY: a fresh file and a fresh mapping of two pages of it, of which it has one.
-        let second_page = unsafe {
-            let file = libc::memfd_create(c"trap".as_ptr(), 0);
-            assert_eq!(libc::ftruncate(file, 4096), 0);
-            libc::mmap(ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_SHARED, file, 0).add(4096)
-        };
+        let second_page = page_past_the_end_of_a_file();
         let code = load(LOAD, &[(0, TrapCode::TableOutOfBounds)]);
         let trap = run(&code, second_page).unwrap_err();
         assert_trap(&code, trap, TrapCode::TableOutOfBounds, 0, Some(second_page.addr()));
+    })
+    .well();
+}
+
+/// The number and the code of the signal.
+fn signal_of(trap: Trap) -> Option<(i32, i32)> {
+    trap.signal.map(|signal| (signal.number, signal.code))
+}
+
+#[test]
+fn a_trap_says_which_signal_it_was() {
+    in_child("", || {
+        const ILL_ILLOPC: i32 = 1;
+        const ILL_ILLOPN: i32 = 2;
+        const SEGV_MAPERR: i32 = 1;
+        const SEGV_ACCERR: i32 = 2;
+        install_all();
+        let invalid = load(INVALID, &[(0, TrapCode::Unreachable)]);
+        let illegal = if cfg!(target_arch = "x86_64") { ILL_ILLOPN } else { ILL_ILLOPC };
+        assert_eq!(signal_of(run(&invalid, ptr::null_mut()).unwrap_err()), Some((libc::SIGILL, illegal)));
+        // One load, faulting for three reasons.
+        let code = load(LOAD, &[(0, TrapCode::MemoryOutOfBounds)]);
+        let trap = run(&code, forbidden_page()).unwrap_err();
+        assert_eq!(signal_of(trap), Some((libc::SIGSEGV, SEGV_ACCERR)));
+        assert!(trap.to_string().ends_with(", by SIGSEGV (code 2)"), "{trap}");
+        let trap = run(&code, ptr::without_provenance_mut(64)).unwrap_err();
+        assert_eq!(signal_of(trap), Some((libc::SIGSEGV, SEGV_MAPERR)));
+        let trap = run(&code, page_past_the_end_of_a_file()).unwrap_err();
+        assert_eq!(signal_of(trap), Some((libc::SIGBUS, libc::BUS_ADRERR)));
+        assert!(trap.to_string().ends_with(", by SIGBUS (code 2)"), "{trap}");
+    })
+    .well();
+}
+
+/// `7 / 0` and `i32::MIN / -1` cannot be told apart; what the documentation tells compilers to do instead.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_checked_division_tells_overflow_from_a_divisor_of_zero() {
+    in_child("", || {
+        install_all();
+        let text = [
+            0x8b, 0x07, // mov eax, [rdi]
+            0x8b, 0x4f, 0x04, // mov ecx, [rdi + 4]
+            0x85, 0xc9, // test ecx, ecx
+            0x74, 0x04, // jz to ud2
+            0x99, // cdq
+            0xf7, 0xf9, // idiv ecx
+            0xc3, // ret
+            0x0f, 0x0b, // ud2
+        ];
+        let code = load(&text, &[(10, TrapCode::IntegerOverflow), (13, TrapCode::IntegerDivisionByZero)]);
+        let divide = |a: i32, b: i32| {
+            let mut both = [a, b];
+            run(&code, both.as_mut_ptr().cast())
+        };
+        assert_eq!(divide(7, 2), Ok(()));
+        let overflow = divide(i32::MIN, -1).unwrap_err();
+        assert_eq!((overflow.code, signal_of(overflow)), (TrapCode::IntegerOverflow, Some((libc::SIGFPE, 1))));
+        let by_zero = divide(7, 0).unwrap_err();
+        assert_eq!(by_zero.code, TrapCode::IntegerDivisionByZero);
     })
     .well();
 }
@@ -160,7 +215,7 @@ fn a_host_function_can_raise_a_trap() {
         for _ in 0..1_000 {
             let trap = run(&outer, (&raw mut call).cast()).unwrap_err();
             assert_eq!(trap.code, TrapCode::Interrupt);
-            assert_eq!((trap.site, trap.fault_address), (None, None));
+            assert_eq!((trap.site, trap.fault_address, trap.signal), (None, None, None));
         }
     })
     .well();

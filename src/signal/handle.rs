@@ -1,6 +1,6 @@
 //! The decision: is this signal a trap of registered code? Read the rules in the module's documentation first.
 
-use super::trap::{Trap, TrapSite};
+use super::trap::{Trap, TrapSignal, TrapSite};
 use super::{activation, arch, trace};
 use crate::TrapCode;
 use crate::code::lookup_code;
@@ -67,7 +67,9 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
         (None, Some(address)) if activation.guard().contains(address) => (TrapCode::StackOverflow, fault_address),
         (None, _) => return false,
     };
-    let Some(sp) = activation.record(Trap { code, site: Some(site), fault_address }) else {
+    // SAFETY: as above.
+    let signal = Some(TrapSignal { number: signum, code: unsafe { (*info).si_code } });
+    let Some(sp) = activation.record(Trap { code, site: Some(site), fault_address, signal }) else {
         return false;
     };
     // SAFETY: registered code of this thread's innermost activation was interrupted with this frame.

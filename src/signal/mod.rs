@@ -40,6 +40,10 @@
 //! - Control-flow enforcement with shadow stacks (Intel CET, Arm GCS, Clang's; off unless the whole program opts in) is
 //!   not supported: the skipped frames' return addresses would stay on the shadow stack. Branch target identification
 //!   and signed return addresses on AArch64 are no obstacle.
+//! - A trap site says what its instruction traps *for*, and there is one [`TrapCode`](crate::TrapCode) for each. On
+//!   x86-64 `idiv` raises one and the same signal for `7 / 0` and for `i32::MIN / -1`: compile a check of one of them
+//!   before it, with a trap site of its own (`cmp` with -1, or `test`, and a branch to a `ud2`). AArch64 has no trap for
+//!   either. [`Trap::signal`] tells a page of a truncated file from memory out of bounds.
 //! - On x86-64, a signal whose handler has no `SA_ONSTACK` must not interrupt guest code with little stack left. Where
 //!   its frame has no room, the kernel raises a `SIGSEGV` in its place. Ours leaves that to the previous handler, except
 //!   at a trap site, on a thread whose last fault was an access to an address that is not canonical: there the kernel
@@ -109,4 +113,4 @@ pub use exit::Exit;
 pub use handle::handle_signal;
 pub use install::{Signals, install, installed};
 pub use trace::sample;
-pub use trap::{Trap, TrapSite};
+pub use trap::{Trap, TrapSignal, TrapSite};

@@ -80,6 +80,18 @@ pub fn forbidden_page() -> *mut c_void {
     page
 }
 
+/// A page of a mapped file that is too short to have it.
+pub fn page_past_the_end_of_a_file() -> *mut c_void {
+    // SAFETY: a fresh file and a fresh mapping of two pages of it, of which it has one.
+    unsafe {
+        let file = libc::memfd_create(c"short".as_ptr(), 0);
+        assert_eq!(libc::ftruncate(file, 4096), 0);
+        let pages = libc::mmap(ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_SHARED, file, 0);
+        assert_ne!(pages, libc::MAP_FAILED);
+        pages.add(4096)
+    }
+}
+
 /// The environment variable that names the body a child runs.
 pub const SELECTED: &str = "TRAPLINE_TEST_CHILD";
 /// Not 0: a child that finds no test of the name runs none, and reports success.
