@@ -40,6 +40,7 @@ use std::ffi::{c_int, c_void};
 /// ```
 #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
 pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
+    arch::stop_alignment_checks();
     // SAFETY: the caller passes the kernel's arguments.
     if !unsafe { is_fault(signum, info, context) } {
         return false;

@@ -91,6 +91,8 @@
 //!    thread, is touched when a signal is passed on.)
 //! 3. System calls only to pass a signal on.
 //! 4. Nothing holds the registry's gate when the handler returns: answers are copied out of the closure.
+//! 5. `handle_signal` first turns alignment checks off (`EFLAGS.AC` of x86-64), which the interrupted code may have
+//!    turned on; the kernel restores its flags. Lookups, which anybody's handler may call, make no unaligned access.
 
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), target_pointer_width = "64",))]
 

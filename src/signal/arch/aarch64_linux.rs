@@ -24,6 +24,12 @@ use std::ffi::c_void;
 /// What kind of branch led to the interrupted instruction. Not zero: only a matching `bti` may come next.
 const BTYPE: u64 = 0b11 << 10;
 
+/// Whether memory tags are unchecked: the trapped code's own choice.
+const TCO: u64 = 1 << 25;
+
+/// Programs cannot have alignment checked here.
+pub(in crate::signal) fn stop_alignment_checks() {}
+
 /// Tells unwinders where the frame of [`enter`] keeps its caller's registers, other than the frame record.
 ///
 /// Needed from the call on only: until then the registers themselves still hold their values.
@@ -85,7 +91,7 @@ pub(in crate::signal) unsafe fn redirect(context: *mut c_void, sp: usize) {
         let registers = &mut (*context).uc_mcontext;
         registers.pc = land as *const () as u64;
         registers.sp = sp as u64;
-        registers.pstate &= !BTYPE;
+        registers.pstate &= !(BTYPE | TCO);
     }
 }
 

@@ -10,14 +10,24 @@
 //! ```
 //!
 //! [`land`] is reached with the stack pointer of that frame and nothing else: every other register, the floating-point
-//! state and the direction flag are whatever the trapped code left.
+//! state and the flags other than those that [`redirect`] clears are whatever the trapped code left.
 
 use crate::handler::walk::Frame;
-use std::arch::naked_asm;
+use std::arch::{asm, naked_asm};
 use std::ffi::c_void;
 
 /// The direction flag, which the calling convention wants clear.
 const DF: i64 = 1 << 10;
+
+/// Whether alignment is checked, which compiled code does not survive.
+const AC: i64 = 1 << 18;
+
+/// Has alignment no longer checked in this handler. The kernel leaves that as the interrupted code had it, and gives it
+/// back to that code.
+pub(in crate::signal) fn stop_alignment_checks() {
+    // SAFETY: changes one flag, on which no compiled code relies.
+    unsafe { asm!("pushfq", "and dword ptr [rsp], {}", "popfq", const !AC as i32) };
+}
 
 /// The interrupted program counter, stack pointer and frame pointer.
 ///
@@ -57,12 +67,12 @@ pub(in crate::signal) unsafe fn is_protection_fault(context: *const c_void) -> b
 /// As for [`frame`]; `sp` was stored by an [`enter`] of this thread that has not returned.
 pub(in crate::signal) unsafe fn redirect(context: *mut c_void, sp: usize) {
     let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: as in `frame`. The other flags stay: a debugger may be single-stepping.
+    // SAFETY: as in `frame`. The trap flag stays: a debugger may be single-stepping.
     unsafe {
         let registers = &mut (*context).uc_mcontext.gregs;
         registers[libc::REG_RIP as usize] = land as *const () as i64;
         registers[libc::REG_RSP as usize] = sp as i64;
-        registers[libc::REG_EFL as usize] &= !DF;
+        registers[libc::REG_EFL as usize] &= !(DF | AC);
     }
 }
 
