@@ -180,12 +180,11 @@ fn a_signal_sent_while_a_guest_is_at_a_trap_site_is_no_trap() {
         let code = load(ENDLESS, &[(0, TrapCode::MemoryOutOfBounds)]);
         let guest = code.guest();
         // SAFETY: no preconditions.
-        let this_thread = unsafe { libc::pthread_self() };
+        let this_thread = unsafe { libc::gettid() };
         thread::scope(|scope| {
             scope.spawn(move || {
                 while PC.load(Ordering::Relaxed) != guest as *const () as usize {
-                    // SAFETY: the thread waits for us.
-                    unsafe { libc::pthread_kill(this_thread, libc::SIGSEGV) };
+                    send_to(this_thread, libc::SIGSEGV);
                     thread::sleep(std::time::Duration::from_millis(1));
                 }
                 let start = guest as *const () as usize;

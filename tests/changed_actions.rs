@@ -235,6 +235,28 @@ fn our_handler_goes_back_in_front_any_number_of_times() {
     .well();
 }
 
+#[test]
+fn a_handler_in_front_of_ours_may_pass_a_signal_on_twice() {
+    unsafe extern "C" fn twice(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+        // SAFETY: ours, with the kernel's arguments.
+        unsafe {
+            let ours = mem::transmute::<usize, Handler>(BEFORE_REPORTER.load(Ordering::Relaxed));
+            ours(signum, info, context);
+            ours(signum, info, context);
+        }
+    }
+    in_child("", || {
+        set_action(libc::SIGFPE, handler(SKIP), libc::SA_SIGINFO, &[]);
+        install_all();
+        BEFORE_REPORTER.store(action_of(libc::SIGFPE).sa_sigaction, Ordering::Relaxed);
+        set_action(libc::SIGFPE, twice as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK, &[]);
+        send(Sent::Raise, libc::SIGFPE);
+        assert_eq!(calls(), 2);
+    })
+    .well();
+}
+
 /// A reporter, ours, the reporter again, which now takes ours for what was before it; perhaps ours again.
 fn make_a_ring(signum: c_int, ours_in_front: bool) {
     set_action(signum, libc::SIG_DFL, 0, &[]);

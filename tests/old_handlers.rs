@@ -119,12 +119,12 @@ fn system_calls_are_restarted_if_they_were_before() {
             unsafe {
                 let mut pipe = [0; 2];
                 assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
-                let reader = libc::pthread_self();
+                let reader = libc::gettid();
                 thread::scope(|scope| {
                     scope.spawn(move || {
                         for _ in 0..50 {
                             thread::sleep(std::time::Duration::from_millis(2));
-                            libc::pthread_kill(reader, libc::SIGFPE);
+                            send_to(reader, libc::SIGFPE);
                         }
                         libc::write(pipe[1], [1_u8].as_ptr().cast(), 1);
                     });

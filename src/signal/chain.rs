@@ -176,7 +176,8 @@ fn set_mask(word: u64) -> u64 {
 unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     // SAFETY: the kernel's arguments; all zeroes is an empty mask, no flags, and `SIG_DFL`; async-signal-safe calls.
     unsafe {
-        let process = libc::getpid();
+        // Not what C libraries remember, which is another's in a child of `vfork` or `clone`.
+        let (process, thread) = (libc::syscall(libc::SYS_getpid), libc::syscall(libc::SYS_gettid));
         // The first process of a container does not die of what is sent to it. The kernel drops that.
         let is_init = process == 1;
         if is_init && !is_forced(signum, info) {
@@ -188,7 +189,6 @@ unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *mut libc::uco
         // The fault may not come again: the kernel makes some up, and another thread may repair what caused it. So
         // the signal is sent. It is blocked while our handler runs, and stays pending until the kernel restores the
         // mask. With the original's information if the kernel lets us.
-        let thread = libc::gettid();
         if libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signum, info) != 0 {
             libc::syscall(libc::SYS_tgkill, process, thread, signum);
         }

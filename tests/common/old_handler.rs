@@ -111,6 +111,12 @@ pub fn call_as_host(text: &[u8], arg: *mut c_void) {
     unsafe { host(arg) }
 }
 
+/// Sends to the thread of this process with the kernel's number `thread`.
+pub fn send_to(thread: c_int, signum: c_int) {
+    // SAFETY: no preconditions.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signum) };
+}
+
 #[derive(Clone, Copy, Debug)]
 pub enum Sent {
     Kill,
