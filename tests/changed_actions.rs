@@ -189,7 +189,6 @@ unsafe extern "C" fn reporter(signum: c_int, info: *mut libc::siginfo_t, context
         // SAFETY: nothing to clean up.
         unsafe { libc::_exit(TOO_MANY_REPORTS) };
     }
-    type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
     let before = BEFORE_REPORTER.load(Ordering::Relaxed);
     if before > libc::SIG_IGN {
         // SAFETY: `sigaction` returned it as a handler of three arguments.
@@ -197,7 +196,9 @@ unsafe extern "C" fn reporter(signum: c_int, info: *mut libc::siginfo_t, context
     }
 }
 
-fn attach_reporter(signum: c_int) {
+type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+fn attach(reporter: Handler, signum: c_int) {
     BEFORE_REPORTER.store(action_of(signum).sa_sigaction, Ordering::Relaxed);
     set_action(signum, reporter as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK, &[]);
 }
@@ -207,7 +208,7 @@ fn our_handler_in_front_of_one_that_passes_on_to_it_reaches_the_oldest() {
     in_child("", || {
         set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
         install_all();
-        attach_reporter(libc::SIGILL);
+        attach(reporter, libc::SIGILL);
         install_all();
         assert_traps_are_caught();
         assert_eq!((REPORTS.load(Ordering::Relaxed), calls()), (0, 0));
@@ -226,7 +227,7 @@ fn our_handler_goes_back_in_front_any_number_of_times() {
         set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
         for _ in 0..1000 {
             install_all();
-            attach_reporter(libc::SIGILL);
+            attach(reporter, libc::SIGILL);
         }
         install_all();
         call_as_host(INVALID, ptr::null_mut());
@@ -235,34 +236,45 @@ fn our_handler_goes_back_in_front_any_number_of_times() {
     .well();
 }
 
+/// Passes on to what was there before it, twice.
+unsafe extern "C" fn twice(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    for _ in 0..2 {
+        REPORTS.store(0, Ordering::Relaxed);
+        // SAFETY: the kernel's arguments.
+        unsafe { reporter(signum, info, context) };
+    }
+}
+
 #[test]
 fn a_handler_in_front_of_ours_may_pass_a_signal_on_twice() {
-    unsafe extern "C" fn twice(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-        type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
-        // SAFETY: ours, with the kernel's arguments.
-        unsafe {
-            let ours = mem::transmute::<usize, Handler>(BEFORE_REPORTER.load(Ordering::Relaxed));
-            ours(signum, info, context);
-            ours(signum, info, context);
-        }
-    }
     in_child("", || {
         set_action(libc::SIGFPE, handler(SKIP), libc::SA_SIGINFO, &[]);
         install_all();
-        BEFORE_REPORTER.store(action_of(libc::SIGFPE).sa_sigaction, Ordering::Relaxed);
-        set_action(libc::SIGFPE, twice as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK, &[]);
+        attach(twice, libc::SIGFPE);
         send(Sent::Raise, libc::SIGFPE);
         assert_eq!(calls(), 2);
     })
     .well();
 }
 
+#[test]
+fn a_one_shot_handler_that_a_signal_is_passed_on_to_twice_runs_once() {
+    in_child("", || {
+        set_action(libc::SIGFPE, handler(SKIP), libc::SA_SIGINFO | libc::SA_RESETHAND, &[]);
+        install_all();
+        attach(twice, libc::SIGFPE);
+        install_all();
+        send(Sent::Raise, libc::SIGFPE);
+    })
+    .by_signal(libc::SIGFPE);
+}
+
 /// A reporter, ours, the reporter again, which now takes ours for what was before it; perhaps ours again.
 fn make_a_ring(signum: c_int, ours_in_front: bool) {
     set_action(signum, libc::SIG_DFL, 0, &[]);
-    attach_reporter(signum);
+    attach(reporter, signum);
     install_all();
-    attach_reporter(signum);
+    attach(reporter, signum);
     if ours_in_front {
         install_all();
     }

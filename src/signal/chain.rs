@@ -18,10 +18,13 @@
 //! next is kept in a [`Passing`] in our frame, which the interrupted context links to while the old handler runs: in
 //! `uc_link`, which the kernel clears in each signal frame and does not read when the handler returns. That needs no
 //! thread-local, and if the old handler leaves by a jump, it vanishes with the signal's frame.
+//!
+//! The old handler may be that of another copy of this crate, in a shared library. A copy that has no action left
+//! returns and tells the call around it, which goes on with its own; the outermost kills.
 
 use super::handle::{is_fault, is_forced};
 use super::install::{put_in_front, query};
-use super::old_actions::{self, Action, Chain, Id, Slot};
+use super::old_actions::{self, Action, Chain, Slot};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::mem;
@@ -39,29 +42,40 @@ pub(super) unsafe fn pass_on(signum: c_int, info: *mut libc::siginfo_t, context:
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the kernel's arguments.
     unsafe {
-        let chain = Passing::all_of(context).find(|passing| passing.is_of(slot)).map(|passing| passing.rest);
-        let chain = chain.unwrap_or_else(|| slot.load().chain());
-        let id = chain.first().unwrap_or(Id::DEFAULT);
-        let action = id.action();
-        if action.is_handler() && (action.flags & libc::SA_RESETHAND == 0 || slot.spend(id)) {
-            let before = query(signum).ok();
-            let passing = Passing {
-                mark: Passing::MARK,
-                outer: (*context).uc_link.cast(),
-                slot,
-                rest: chain.rest(),
-                died: Cell::new(false),
+        let around = Passing::all_around(context).find(|passing| passing.is_of(slot));
+        let mut chain = around.map_or_else(|| slot.load().chain(), |passing| passing.rest.get());
+        loop {
+            let Some(id) = chain.first() else {
+                // Whoever passes on through us may know more.
+                if let Some(passing) = around {
+                    passing.rest.set(Chain::EMPTY);
+                }
+                match Passing::all_around(context).next() {
+                    Some(passing) => passing.unanswered.set(1),
+                    None => die(signum, info, context.cast()),
+                }
+                break;
             };
-            (*context).uc_link = ptr::from_ref(&passing).cast_mut().cast();
-            call(action, signum, info, context);
-            (*context).uc_link = passing.outer.cast_mut().cast();
-            if !passing.died.get() && query(signum).ok() != before {
-                // What cannot be kept stays in force: `installed` tells.
-                let _ = put_in_front(signum, slot);
+            let action = id.action();
+            if action.is_handler() && (action.flags & libc::SA_RESETHAND == 0 || slot.spend(id)) {
+                let before = query(signum).ok();
+                let passing = Passing::new((*context).uc_link.cast(), slot, chain.rest());
+                (*context).uc_link = ptr::from_ref(&passing).cast_mut().cast();
+                call(action, signum, info, context);
+                (*context).uc_link = passing.outer.cast_mut().cast();
+                if query(signum).ok() != before {
+                    // What cannot be kept stays in force: `installed` tells.
+                    let _ = put_in_front(signum, slot);
+                }
+                if passing.unanswered.get() != 0 {
+                    chain = passing.rest.get();
+                    continue;
+                }
+            } else if action.handler != libc::SIG_IGN || is_forced(signum, info) {
+                // A fault that is ignored would repeat for ever: the kernel kills for it, and so do we.
+                die(signum, info, context.cast());
             }
-        } else if action.handler != libc::SIG_IGN || is_forced(signum, info) {
-            // A fault that is ignored would repeat for ever: the kernel kills for it, and so do we.
-            die(signum, info, context);
+            break;
         }
     }
     // SAFETY: as above.
@@ -78,25 +92,29 @@ struct Passing {
     outer: *const Passing,
     /// Whose chain `rest` is part of: of which signal, of which copy of this crate.
     slot: *const Slot,
-    /// The actions after the one that was called.
-    rest: Chain,
-    /// The signal is going to kill the process, which must not be prevented.
-    died: Cell<bool>,
+    /// The actions after the one that was called, unless they were called, too, by a call inside.
+    rest: Cell<Chain>,
+    /// Not 0 if the signal came back to somebody who had no action left for it.
+    unanswered: Cell<u64>,
 }
 
 impl Passing {
     const MARK: u64 = u64::from_le_bytes(*b"trapline");
 
+    fn new(outer: *const Passing, slot: &Slot, rest: Chain) -> Self {
+        Passing { mark: Passing::MARK, outer, slot, rest: Cell::new(rest), unanswered: Cell::new(0) }
+    }
+
     fn is_of(&self, slot: &Slot) -> bool {
         ptr::eq(self.slot, slot)
     }
 
-    /// Those that the signal with this context is passing through, from the innermost.
+    /// The calls that the signal with this context is passing through, from the innermost.
     ///
     /// # Safety
     ///
     /// `context` is what the kernel passed to a handler of this thread that has not returned.
-    unsafe fn all_of<'a>(context: *const libc::ucontext_t) -> impl Iterator<Item = &'a Passing> {
+    unsafe fn all_around<'a>(context: *const libc::ucontext_t) -> impl Iterator<Item = &'a Passing> {
         let here = 0_u8;
         // The stack between this frame and the context: outer calls have higher addresses.
         let (mut low, high) = ((&raw const here).addr(), context.addr().saturating_sub(size_of::<Passing>()));
@@ -107,17 +125,11 @@ impl Passing {
                 return None;
             }
             low = next.addr();
-            // SAFETY: aligned, and within the part of this thread's stack that is in use; any bytes are a valid value
-            // but for the last, which is read only if the mark was put there: by `pass_on`, whose call has not
-            // returned, since it takes its link away before it does.
-            unsafe {
-                if (&raw const (*next).mark).read() != Passing::MARK {
-                    return None;
-                }
-                let passing = &*next;
-                next = passing.outer;
-                Some(passing)
-            }
+            // SAFETY: aligned, and within the part of this thread's stack that is in use. Any bytes are a valid value.
+            let passing = unsafe { &*next };
+            next = passing.outer;
+            // Only a `pass_on` that has not returned leaves its mark: it takes its link away before it does.
+            (passing.mark == Passing::MARK).then_some(passing)
         })
     }
 }
@@ -168,12 +180,13 @@ fn set_mask(word: u64) -> u64 {
 
 /// The default action of our four signals: the process dies of it, with a core dump where enabled.
 ///
-/// It happens after our handler returned, so that the core shows the interrupted instruction.
+/// It happens after our handler returned, so that the core shows the interrupted instruction. (If an old handler passed
+/// on to us, the call around that puts our handler back, with the default behind it, and the signal comes once more.)
 ///
 /// # Safety
 ///
 /// As for [`pass_on`].
-unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *const libc::ucontext_t) {
     // SAFETY: the kernel's arguments; all zeroes is an empty mask, no flags, and `SIG_DFL`; async-signal-safe calls.
     unsafe {
         // Not what C libraries remember, which is another's in a child of `vfork` or `clone`.
@@ -183,7 +196,6 @@ unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *mut libc::uco
         if is_init && !is_forced(signum, info) {
             return;
         }
-        Passing::all_of(context).for_each(|passing| passing.died.set(true));
         let default: libc::sigaction = mem::zeroed();
         libc::sigaction(signum, &default, ptr::null_mut());
         // The fault may not come again: the kernel makes some up, and another thread may repair what caused it. So

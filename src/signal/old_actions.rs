@@ -44,7 +44,7 @@ pub(super) struct Id(u8);
 
 impl Id {
     const NONE: Id = Id(0);
-    pub(super) const DEFAULT: Id = Id(1);
+    const DEFAULT: Id = Id(1);
     const IGNORE: Id = Id(2);
     /// The handler in the first entry of [`KNOWN`].
     const FIRST_KNOWN: u8 = 3;
@@ -137,6 +137,7 @@ pub(super) const LONGEST: u32 = 6;
 const BITS: u32 = u8::BITS;
 
 impl Chain {
+    pub(super) const EMPTY: Chain = Chain(0);
     const MASK: u64 = (1 << (LONGEST * BITS)) - 1;
 
     pub(super) fn first(self) -> Option<Id> {

@@ -1,4 +1,4 @@
-//! A shared library that installed the handlers is closed by the program that opened it.
+//! A shared library has the crate in it, as this program does. It installs its handlers, too, or is closed afterwards.
 //!
 //! Only glibc's loader unloads libraries.
 
@@ -12,15 +12,16 @@
 
 mod common;
 
-use common::machine::LOAD;
+use common::machine::{INVALID, LOAD};
 use common::old_handler::*;
-use common::{SELECTED, forbidden_page, in_child};
+use common::{SELECTED, forbidden_page, in_child, install_all, load, run};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::{mem, ptr};
+use trapline::TrapCode;
 
 /// Builds `verification/cdylib`, once, for the children.
 fn library() -> PathBuf {
@@ -106,12 +107,36 @@ fn handlers_outlive_the_closing_of_their_library() {
 }
 
 #[test]
+fn two_copies_of_the_crate_in_turn_in_front_of_each_other_reach_the_oldest_handler() {
+    let built = library();
+    for (variant, old) in [("handler", handler(SKIP)), ("default", libc::SIG_DFL)] {
+        for rounds in 1..4 {
+            let ended = in_child(&format!("{variant} {rounds}"), || {
+                set_action(libc::SIGILL, old, libc::SA_SIGINFO, &[]);
+                let opened = open(&built);
+                for _ in 0..rounds {
+                    install_all();
+                    assert_eq!(call(opened, c"library_install"), 0);
+                }
+                let ours = load(INVALID, &[(0, TrapCode::Interrupt)]);
+                assert_eq!(run(&ours, ptr::null_mut()).unwrap_err().code, TrapCode::Interrupt);
+                for times in 1..4 {
+                    call_as_host(INVALID, ptr::null_mut());
+                    assert_eq!(calls(), times);
+                }
+            });
+            if old == libc::SIG_DFL { ended.by_signal(libc::SIGILL) } else { ended.well() }
+        }
+    }
+}
+
+#[test]
 fn a_library_that_installed_nothing_is_unloaded() {
     // So the test above is about `install`.
     let built = library();
     in_child("", || {
         let opened = open(&built);
-        assert_eq!(call(opened, c"library_expects"), i32::from(trapline::TrapCode::Unreachable.to_u8()));
+        assert_eq!(call(opened, c"library_expects"), i32::from(TrapCode::Unreachable.to_u8()));
         // SAFETY: the library has it.
         let inside = unsafe { libc::dlsym(opened, c"library_expects".as_ptr()) }.addr();
         assert!(file_of(inside).is_some());
