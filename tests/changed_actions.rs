@@ -301,6 +301,37 @@ fn a_ring_of_handlers_dies_of_the_signal_that_entered_it() {
 }
 
 #[test]
+fn a_ring_of_two_other_handlers_calls_each_once() {
+    static CALLED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    unsafe fn pass_on_once(number: usize, signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        if CALLED[number].fetch_add(1, Ordering::Relaxed) != 0 {
+            // SAFETY: nothing to clean up.
+            unsafe { libc::_exit(TOO_MANY_REPORTS) };
+        }
+        // SAFETY: the kernel's arguments.
+        unsafe { reporter(signum, info, context) };
+    }
+    unsafe extern "C" fn first(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: the kernel's arguments.
+        unsafe { pass_on_once(0, signum, info, context) };
+    }
+    unsafe extern "C" fn second(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: the kernel's arguments.
+        unsafe { pass_on_once(1, signum, info, context) };
+    }
+    in_child("", || {
+        set_action(libc::SIGILL, libc::SIG_DFL, 0, &[]);
+        attach(first, libc::SIGILL);
+        install_all();
+        // Both keep ours as what was before them.
+        attach(second, libc::SIGILL);
+        install_all();
+        call_as_host(INVALID, ptr::null_mut());
+    })
+    .by_signal(libc::SIGILL);
+}
+
+#[test]
 fn traps_are_caught_in_a_ring_of_handlers() {
     in_child("", || {
         make_a_ring(libc::SIGILL, false);
