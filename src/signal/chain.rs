@@ -26,7 +26,7 @@ use super::handle::{is_fault, is_forced};
 use super::install::{put_in_front, query};
 use super::old_actions::{self, Action, Chain, Slot};
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::mem;
 use std::ptr;
 
@@ -190,7 +190,7 @@ unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *const libc::u
     // SAFETY: the kernel's arguments; all zeroes is an empty mask, no flags, and `SIG_DFL`; async-signal-safe calls.
     unsafe {
         // Not what C libraries remember, which is another's in a child of `vfork` or `clone`.
-        let (process, thread) = (libc::syscall(libc::SYS_getpid), libc::syscall(libc::SYS_gettid));
+        let (process, thread) = (system_call(libc::SYS_getpid, [0; 4]), system_call(libc::SYS_gettid, [0; 4]));
         // The first process of a container does not die of what is sent to it. The kernel drops that.
         let is_init = process == 1;
         if is_init && !is_forced(signum, info) {
@@ -201,12 +201,25 @@ unsafe fn die(signum: c_int, info: *mut libc::siginfo_t, context: *const libc::u
         // The fault may not come again: the kernel makes some up, and another thread may repair what caused it. So
         // the signal is sent. It is blocked while our handler runs, and stays pending until the kernel restores the
         // mask. With the original's information if the kernel lets us.
-        if libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signum, info) != 0 {
-            libc::syscall(libc::SYS_tgkill, process, thread, signum);
+        let (number, address) = (c_long::from(signum), info.expose_provenance() as c_long);
+        if system_call(libc::SYS_rt_tgsigqueueinfo, [process, thread, number, address]) != 0 {
+            system_call(libc::SYS_tgkill, [process, thread, number, 0]);
         }
         // What is sent is dropped here, too, and only an instruction that faults again kills.
         if is_init && !is_fault(signum, info, context.cast()) {
-            libc::_exit(signum.wrapping_add(128));
+            system_call(libc::SYS_exit_group, [number.wrapping_add(128), 0, 0, 0]);
         }
     }
+}
+
+/// One call in one place, which `verification/reachable` can follow: of several, the compiler makes calls of a register.
+///
+/// # Safety
+///
+/// The system call may be made with these arguments.
+#[inline(never)]
+unsafe fn system_call(number: c_long, arguments: [c_long; 4]) -> c_long {
+    let [a, b, c, d] = arguments;
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(number, a, b, c, d) }
 }
