@@ -12,6 +12,13 @@ fn range() -> impl Strategy<Value = Range<usize>> {
         8 => (0..600_usize).prop_map(|i| 0x7f00_0000_0000 + i * 0x1000),
         6 => (0..600_usize).prop_map(|i| 0x5555_0000_0000 + i * 40),
         4 => (0..200_usize).prop_map(|i| 0x1000_0000_0000 + i * 0x2_0000_0000),
+        // The same low bits in windows one after the other, at and about where they end.
+        4 => (0..4_usize, 0..40_usize).prop_map(|(window, i)| 0x7f00_0000_0000 + (window << 32) + i * 0x1000),
+        4 => (-4_isize..5, 1..4_usize).prop_map(|(off, window)| {
+            (0x7f00_0000_0000 + (window << 32)).wrapping_add_signed(off)
+        }),
+        // Around every power of two.
+        3 => (4..usize::BITS, -40_isize..41).prop_map(|(power, off)| (1_usize << power).wrapping_add_signed(off)),
         1 => (0..50_usize).prop_map(|i| i * 7),
         1 => (0..50_usize).prop_map(|i| usize::MAX - 2000 + i * 40),
     ];
@@ -21,6 +28,7 @@ fn range() -> impl Strategy<Value = Range<usize>> {
         3 => 41..0x5000_usize,
         1 => Just(0),
         1 => Just(0x1_8000_0000),
+        2 => (0..usize::BITS - 1).prop_map(|power| 1_usize << power),
         1 => Just(0xffff_ffff),
     ];
     (place, len).prop_map(|(start, len)| start..start.saturating_add(len))
@@ -91,6 +99,27 @@ fn grow_and_shrink(n: usize, index: impl Fn(&mut Random, usize) -> usize, place:
     }
     oracle.apply(&Op::Reclaim);
     oracle.end();
+}
+
+/// Whose low bits are those of ranges in the leaf that it would belong to: it has to be told from them all the same.
+#[test]
+fn a_range_above_the_window_of_a_leaf_is_not_taken_for_one_inside() {
+    const START: usize = 0x7f00_0000_0000;
+    for inside in [1, 2, 40, 63] {
+        for turns in [1, 2, 0x100] {
+            for low in (0..inside * 0x1000).step_by(0x800) {
+                let mut oracle = Oracle::new(false);
+                for i in 0..inside {
+                    oracle.apply(&Op::Register(START + i * 0x1000..START + i * 0x1000 + 0x800));
+                }
+                let above = START + (turns << 32) + low;
+                oracle.apply(&Op::Register(above..above + 0x800));
+                oracle.apply(&Op::Register(above + 0x400..above + 0x1000));
+                oracle.apply(&Op::CompareAll);
+                oracle.end();
+            }
+        }
+    }
 }
 
 #[test]

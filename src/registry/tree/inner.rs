@@ -191,3 +191,58 @@ pub(super) fn lay_out(pool: &mut Pool, fit: &Fit, children: &[Child], tick: u64)
     }
     node
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::leaf;
+    use super::*;
+    use crate::handler::node::{Entry, find};
+
+    /// A node over leaves of one range each, which start at these addresses and are two bytes long.
+    fn over(pool: &mut Pool, starts: &[usize]) -> (Fit, *mut Node) {
+        pool.stock(starts.len(), 1).unwrap();
+        let children: Vec<Child> = (0..)
+            .zip(starts)
+            .map(|(i, &from)| {
+                let code = ptr::without_provenance(8 * (i + 1));
+                let entry = Entry { start: from, end: from + 2, birth: 1, code };
+                Child { from, node: leaf::lay_out(pool, Shape::NarrowLeaf, &[entry], 1) }
+            })
+            .collect();
+        let fit = fit(&children).expect("they are few");
+        let node = lay_out(pool, &fit, &children, 1);
+        (fit, node)
+    }
+
+    /// The distances at which one more bit of a unit is needed, and those beside them.
+    #[test]
+    fn keys_that_just_fit_lead_to_their_children() {
+        let mut pool = Pool::new();
+        for shift in 0..12 {
+            let unit = 1_usize << shift;
+            let most = MAX_OFFSET as usize * unit;
+            for span in [most - 2 * unit, most - unit, most, most + unit, most + 2 * unit] {
+                for second in [unit, 2 * unit, 0x7000_0000_0000] {
+                    let starts = [second - unit / 2, second + unit, second + span].map(|start| start & !(unit - 1));
+                    if starts[0] + 2 > starts[1] {
+                        continue;
+                    }
+                    let (fit, node) = over(&mut pool, &starts);
+                    let what = format!("{starts:#x?} in {:?} of unit 2^{}", fit.shape, fit.shift);
+                    for (i, start) in starts.into_iter().enumerate() {
+                        for pc in [start, start + 1] {
+                            // SAFETY: the nodes are this test's, and never freed.
+                            let found = unsafe { find(node, pc) }.map(|entry| entry.code.addr());
+                            assert_eq!(found, Some(8 * (i + 1)), "{pc:#x} of {what}");
+                        }
+                        // SAFETY: as above.
+                        assert!(
+                            unsafe { find(node, start + 2) }.is_none_or(|entry| entry.start == start + 2),
+                            "{what}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
