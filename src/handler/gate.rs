@@ -90,7 +90,8 @@ pub(crate) const FIRST_TICK: u64 = 1;
 #[repr(align(128))]
 struct Stripe {
     claims: [AtomicU64; CLAIMS],
-    counts: [AtomicUsize; 2],
+    /// Two counts of 32 bits.
+    counts: AtomicU64,
     guards: AtomicUsize,
 }
 
@@ -113,14 +114,21 @@ pub(crate) struct Counted<'g>(&'g AtomicUsize);
 /// What the writer finds in a stripe.
 pub(crate) struct Occupants {
     pub(crate) claims: [Claim; CLAIMS],
-    pub(crate) counts: [usize; 2],
+    pub(crate) counts: [u32; 2],
     pub(crate) guards: usize,
 }
 
 /// What a reader has to put back.
 enum Place<'g> {
     Claim(&'g AtomicU64),
-    Count(&'g AtomicUsize),
+    /// And which of the counts it is.
+    Count(&'g AtomicU64, usize),
+}
+
+/// One in the count of a phase.
+const fn one(phase: usize) -> u64 {
+    // Nobody has the stacks for 2^32 lookups.
+    1 << (u32::BITS * phase as u32)
 }
 
 /// What the writer finds in a claim.
@@ -146,7 +154,7 @@ impl Stripe {
     const fn new() -> Self {
         Stripe {
             claims: [const { AtomicU64::new(FREE) }; CLAIMS],
-            counts: [const { AtomicUsize::new(0) }; 2],
+            counts: AtomicU64::new(0),
             guards: AtomicUsize::new(0),
         }
     }
@@ -154,11 +162,7 @@ impl Stripe {
     #[cfg(trapline_loom)]
     fn new() -> Self {
         use core::array::from_fn;
-        Stripe {
-            claims: from_fn(|_| AtomicU64::new(FREE)),
-            counts: from_fn(|_| AtomicUsize::new(0)),
-            guards: AtomicUsize::new(0),
-        }
+        Stripe { claims: from_fn(|_| AtomicU64::new(FREE)), counts: AtomicU64::new(0), guards: AtomicUsize::new(0) }
     }
 }
 
@@ -253,14 +257,13 @@ impl Gate {
     #[cold]
     fn enter_count<'g>(&'g self, stripe: &'g Stripe) -> Inside<'g> {
         let phase = self.phase.load(ordering(Site::PhaseLoad)) & 1;
-        let count = &stripe.counts[phase];
         if sync::plain(Site::GateEnter) {
-            count.store(count.load(Ordering::Acquire) + 1, Ordering::Release);
+            stripe.counts.store(stripe.counts.load(Ordering::Acquire) + one(phase), Ordering::Release);
         } else {
-            count.fetch_add(1, ordering(Site::GateEnter));
+            stripe.counts.fetch_add(one(phase), ordering(Site::GateEnter));
         }
         sync::in_one_order(Site::GateEnter, Site::RootLoad);
-        Inside(Place::Count(count))
+        Inside(Place::Count(&stripe.counts, phase))
     }
 
     /// The root that was published last; null when nothing is registered.
@@ -281,13 +284,25 @@ impl Gate {
         sync::fence(Site::ScanFence);
     }
 
-    /// The writer's look at a stripe. Never waits.
+    /// The writer's look at all stripes: a bit for each that somebody is in. Never waits.
     #[inline]
+    pub(crate) fn occupied(&self) -> u64 {
+        const { assert!(STRIPES <= u64::BITS as usize) };
+        self.stripes.iter().enumerate().fold(0, |occupied, (i, stripe)| {
+            let claims = stripe.claims.iter().fold(0, |all, claim| all | claim.load(ordering(Site::GateScan)));
+            let counts = stripe.counts.load(ordering(Site::GateScan));
+            let guards = stripe.guards.load(ordering(Site::GateScan)) as u64;
+            occupied | u64::from(claims | counts | guards != 0) << i
+        })
+    }
+
+    /// The writer's look at a stripe. Never waits.
     pub(crate) fn occupants(&self, stripe: usize) -> Occupants {
         let Stripe { claims, counts, guards } = &self.stripes[stripe];
+        let counts = counts.load(ordering(Site::GateScan));
         Occupants {
             claims: claims.each_ref().map(|claim| Claim(claim.load(ordering(Site::GateScan)))),
-            counts: counts.each_ref().map(|count| count.load(ordering(Site::GateScan))),
+            counts: [counts as u32, (counts >> u32::BITS) as u32],
             guards: guards.load(ordering(Site::GateScan)),
         }
     }
@@ -318,11 +333,8 @@ impl Stripe {
 
 impl Occupants {
     /// Whether there are none.
-    #[inline]
     pub(crate) fn is_nobody(&self) -> bool {
-        // One branch, and that one predictable.
-        self.claims.iter().fold(0, |all, claim| all | claim.0) == 0
-            && self.counts.iter().fold(self.guards, |all, count| all | count) == 0
+        self.claims.iter().all(|claim| claim.is_free()) && self.counts == [0; 2] && self.guards == 0
     }
 }
 
@@ -342,10 +354,10 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         match self.0 {
             Place::Claim(claim) => claim.store(FREE, ordering(Site::GateYield)),
-            Place::Count(count) if sync::plain(Site::GateLeave) => {
-                count.store(count.load(Ordering::Acquire) - 1, Ordering::Release);
+            Place::Count(counts, phase) if sync::plain(Site::GateLeave) => {
+                counts.store(counts.load(Ordering::Acquire) - one(phase), Ordering::Release);
             }
-            Place::Count(count) => _ = count.fetch_sub(1, ordering(Site::GateLeave)),
+            Place::Count(counts, phase) => _ = counts.fetch_sub(one(phase), ordering(Site::GateLeave)),
         }
     }
 }

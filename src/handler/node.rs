@@ -23,7 +23,6 @@
 use super::search::{self, KEYS, MAX_OFFSET};
 use crate::sync::Witness;
 use core::cell::UnsafeCell;
-use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -96,40 +95,31 @@ pub(crate) struct NarrowLeaf {
 /// (A leak checker that looks for whole, aligned pointers in memory does not see these.)
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Code([u8; 6]);
+pub(crate) struct Code([u16; 3]);
 
 impl Code {
     /// None if the address has more bits.
     #[inline(always)]
     pub(crate) fn new(code: *const ()) -> Option<Self> {
         // The payload is found again from its address alone.
-        let [a, b, c, d, e, f, g, h] = (code.expose_provenance() as u64).to_le_bytes();
-        (g == 0 && h == 0).then_some(Self([a, b, c, d, e, f]))
+        let code = code.expose_provenance() as u64;
+        let word = |i: u32| (code >> (16 * i)) as u16;
+        (word(3) == 0).then_some(Self([word(0), word(1), word(2)]))
     }
 
-    /// The code at `i` of a column that begins at `codes`.
+    /// The code behind a pointer to it.
     ///
-    /// Two aligned loads and a shift: a handler may run with the interrupted code's alignment checks (EFLAGS.AC) on.
+    /// Three aligned loads: a handler may run with the interrupted code's alignment checks (EFLAGS.AC) on.
     ///
     /// # Safety
-    /// The column can be read, begins at a multiple of four bytes, and has an even number of slots, `i` below it.
+    /// The code can be read.
     #[inline(always)]
-    unsafe fn read(codes: *const Self, i: usize) -> *const () {
-        // Of two slots the first has the first four bytes and the next two; the second the two before the last four.
-        let odd = i & 1;
-        // SAFETY: the caller's: both words are of the two slots that `i` is one of.
-        let (low, high) = unsafe {
-            let words = codes.add(i).cast::<u8>().sub(2 * odd).cast::<u32>();
-            // Volatile, or the compiler makes one load of them.
-            (u64::from(words.read_volatile()), u64::from(words.add(1).read_volatile()))
-        };
-        let code = (low | high << 32) >> (16 * odd) & ((1 << 48) - 1);
-        ptr::with_exposed_provenance(code as usize)
+    unsafe fn read(code: *const Self) -> *const () {
+        // SAFETY: the caller's. Volatile, or the compiler makes one load of them.
+        let word = |i: usize| u64::from(unsafe { code.cast::<u16>().add(i).read_volatile() });
+        ptr::with_exposed_provenance((word(0) | word(1) << 16 | word(2) << 32) as usize)
     }
 }
-
-// What `Code::read` asks for.
-const _: () = assert!(offset_of!(NarrowLeaf, codes).is_multiple_of(4) && KEYS.is_multiple_of(2));
 
 #[repr(C)]
 pub(crate) struct WideLeaf {
@@ -187,7 +177,7 @@ impl NarrowLeaf {
                 // Relaxed: see `hide` in `registry::tree::leaf`.
                 end: start.wrapping_add(self.lens.get_unchecked(i).load(Ordering::Relaxed) as usize),
                 birth: self.node.birth_base.wrapping_add(u64::from(*self.births.get_unchecked(i))),
-                code: Code::read((&raw const *self).byte_add(offset_of!(Self, codes)).cast(), i),
+                code: Code::read(self.codes.as_ptr().add(i)),
             }
         }
     }

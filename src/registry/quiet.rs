@@ -58,18 +58,17 @@ impl Quiet {
     ///
     /// Constant time, and in proportion to the readers inside; never waits.
     pub(crate) fn scan(&mut self, gate: &Gate, now: u64, oldest: u64, loose: &mut List) -> Seen {
-        const { assert!(STRIPES <= u64::BITS as usize) };
         Gate::begin_scan();
         self.announced = 0;
         let mut blind = now;
         let mut counted = [now; 2];
         let mut guards = false;
-        for stripe in 0..STRIPES {
-            let found = gate.occupants(stripe);
+        let mut stripes = gate.occupied() | self.busy;
+        while stripes != 0 {
+            let stripe = stripes.trailing_zeros() as usize;
             let bit = 1 << stripe;
-            if found.is_nobody() && self.busy & bit == 0 {
-                continue;
-            }
+            stripes &= !bit;
+            let found = gate.occupants(stripe);
             self.busy = if found.is_nobody() { self.busy & !bit } else { self.busy | bit };
             guards |= found.guards != 0;
             for (claim, found) in found.claims.into_iter().enumerate() {

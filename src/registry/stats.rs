@@ -3,6 +3,9 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// How much there is in a registry, as of the last write to it.
+///
+/// With no handler inside, and no guard and no snapshot that sees it, nothing is retired: the `retired_` counts are 0 after
+/// each write (see [`CodeRegistry`](super::CodeRegistry#memory)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -10,9 +13,9 @@ pub struct Stats {
     pub live_ranges: usize,
     /// Bytes of the nodes that hold them, without the payloads.
     pub live_bytes: usize,
-    /// Ranges that were unregistered, and whose payload was not let go yet.
+    /// Payloads of ranges that were unregistered, and that somebody may still see.
     pub retired_ranges: usize,
-    /// Nodes that were replaced and not freed yet.
+    /// Nodes that were replaced, and that somebody may still see.
     pub retired_nodes: usize,
     /// Bytes of those nodes, without the payloads.
     pub retired_bytes: usize,

@@ -63,7 +63,7 @@ pub(super) struct Freed {
 }
 
 /// So many payloads are taken out of their leaves under the lock, which saves taking it again for the leaves.
-const FEW: usize = 8;
+const FEW: usize = 2;
 
 impl Freed {
     pub(super) fn nothing() -> Self {
@@ -147,7 +147,10 @@ impl Writer {
         freed: &mut Freed,
         guards_through: impl Fn() -> u64,
     ) -> Option<(Unregistered, Collected)> {
-        let place = self.locate(start, birth)?;
+        let mut place = Place::new();
+        if !self.locate(start, birth, &mut place) {
+            return None;
+        }
         if self.set_removal_aside().is_err() {
             self.collect(published.gate, freed, &guards_through, true);
         }
@@ -176,7 +179,10 @@ impl Writer {
         start: usize,
         birth: u64,
     ) -> Option<Result<Taken, NoMemory>> {
-        let place = self.locate(start, birth)?;
+        let mut place = Place::new();
+        if !self.locate(start, birth, &mut place) {
+            return None;
+        }
         Some(self.set_removal_aside().map(|()| {
             self.ranges -= 1;
             let (leaf, payload) = self.edit(published, |edit| edit.take(&place));
@@ -189,12 +195,11 @@ impl Writer {
         !self.limbo.has(taken.leaf, taken.death)
     }
 
-    fn locate(&mut self, start: usize, birth: u64) -> Option<Place> {
-        let mut place = Place::new();
+    fn locate(&mut self, start: usize, birth: u64, place: &mut Place) -> bool {
         let mut retired = List::new();
         // SAFETY: we are the writer, and this edits nothing.
         let edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) };
-        edit.locate(start, birth, &mut place).then_some(place)
+        edit.locate(start, birth, place)
     }
 
     /// Publishes what an edit makes of the tree. What it takes was set aside.
