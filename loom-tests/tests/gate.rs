@@ -39,6 +39,20 @@ fn reader_against_unregister_and_free() {
 }
 
 #[test]
+fn a_removal_that_waits_has_the_payload_to_itself() {
+    model(3, |census| {
+        let registry = Arc::new(Registry::new());
+        let id = registry.register(0..10, census.code(1)).unwrap().leak().unwrap();
+        let reader = reader(&registry, 0, 5);
+        let payload = registry.unregister_and_wait(id).unwrap();
+        // Unmaps: a reader that loom does not see ordered before would be noticed.
+        drop(payload);
+        assert_eq!((census.dropped(), registry.stats().retired_nodes), (1, 0));
+        assert!([None, Some(1)].contains(&reader.join().unwrap()));
+    });
+}
+
+#[test]
 fn reader_against_a_range_that_stays_while_its_neighbour_goes() {
     model(5, |census| {
         let registry = Arc::new(Registry::new());
