@@ -490,7 +490,7 @@ fn payloads_whose_panics_panic_are_all_freed() {
             dropped.fetch_add(1, Ordering::SeqCst);
             match i {
                 0 => std::panic::resume_unwind(Box::new("the first")),
-                ..5 => std::panic::resume_unwind(Box::new(Thrown)),
+                1..5 => std::panic::resume_unwind(Box::new(Thrown)),
                 _ => (),
             }
         };

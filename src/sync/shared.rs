@@ -49,8 +49,11 @@ impl<T> Shared<T> {
 
     /// The value, if nobody else has a reference. All that others did with it happened before.
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        if !self.is_unique() {
+            return None;
+        }
         // SAFETY: unique, and borrowed exclusively.
-        self.is_unique().then(|| unsafe { &mut self.0.as_mut().value })
+        Some(unsafe { &mut self.0.as_mut().value })
     }
 
     /// Whether nobody else has a reference.

@@ -236,10 +236,8 @@ mod tests {
                             assert_eq!(found, Some(8 * (i + 1)), "{pc:#x} of {what}");
                         }
                         // SAFETY: as above.
-                        assert!(
-                            unsafe { find(node, start + 2) }.is_none_or(|entry| entry.start == start + 2),
-                            "{what}"
-                        );
+                        let behind = unsafe { find(node, start + 2) };
+                        assert!(behind.is_none_or(|entry| entry.start == start + 2), "{what}");
                     }
                 }
             }
