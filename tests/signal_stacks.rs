@@ -161,12 +161,24 @@ fn a_thread_without_memory_for_an_alternate_stack_is_told() {
     .well();
 }
 
+/// How often the C library calls destructors of keys that are set again.
+fn rounds() -> usize {
+    // SAFETY: no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_THREAD_DESTRUCTOR_ITERATIONS) }).unwrap()
+}
+
 /// Runs `body` on a thread that the standard library knows nothing about, and returns the flags and address of the
-/// alternate stack that it has after all thread-local destructors of Rust have run.
+/// alternate stack that it has at the very last, after all destructors that run again and again.
 fn left_by_a_foreign_thread(body: extern "C" fn(*mut c_void) -> *mut c_void) -> (c_int, usize) {
     static LEFT: Mutex<Option<(c_int, usize)>> = Mutex::new(None);
     static KEY: AtomicU32 = AtomicU32::new(0);
-    unsafe extern "C" fn look(_: *mut c_void) {
+    unsafe extern "C" fn look(round: *mut c_void) {
+        if round.addr() < rounds() {
+            let next = ptr::without_provenance(round.addr() + 1);
+            // SAFETY: this destructor's key.
+            assert_eq!(unsafe { libc::pthread_setspecific(KEY.load(Ordering::Relaxed), next) }, 0);
+            return;
+        }
         let stack = alternate_stack();
         *LEFT.lock().unwrap() = Some((stack.ss_flags, stack.ss_sp.addr()));
     }
@@ -174,10 +186,12 @@ fn left_by_a_foreign_thread(body: extern "C" fn(*mut c_void) -> *mut c_void) -> 
         let key = KEY.load(Ordering::Relaxed);
         // SAFETY: the C library runs destructors of keys after those of thread-locals. The argument is `body` below.
         unsafe {
-            assert_eq!(libc::pthread_setspecific(key, body), 0);
+            assert_eq!(libc::pthread_setspecific(key, ptr::without_provenance(1)), 0);
             mem::transmute::<*mut c_void, extern "C" fn(*mut c_void) -> *mut c_void>(body)(body)
         }
     }
+    // Destructors of older keys run earlier, and this has the crate make its own.
+    prepare_thread().unwrap();
     // SAFETY: a fresh key; a thread that is joined.
     unsafe {
         let (mut key, mut thread) = (0, mem::zeroed());

@@ -1,12 +1,30 @@
 //! Entering guest code, and leaving it through a trap.
 //!
-//! An activation lives in the frame of [`catch_trap`]; the thread's innermost one is in `CURRENT`. The handler that
-//! writes to an activation runs on the thread that owns it, while that thread is inside `arch::enter`: the call is
-//! opaque to the compiler and the activation is reachable from it, so plain memory is enough and no atomic is needed.
-//! The same goes for the buffer of a backtrace, which is reachable from the activation.
+//! An activation lives in the frame of [`catch_trap`]. The thread's innermost one on its own stack is in `OWN`, on other
+//! stacks in `FOREIGN`. The handler that writes to an activation runs on the thread that owns it, while that thread is
+//! inside `arch::enter`: the call is opaque to the compiler and the activation is reachable from it, so plain memory is
+//! enough and no atomic is needed. The same goes for the buffer of a backtrace, which is reachable from the activation.
+//!
+//! # When an activation is believed
+//!
+//! A frame can go without `catch_trap` knowing: by `longjmp`, or with the stack of a fiber that nobody resumes. And a
+//! thread that switches between fibers is not always in the call that it entered last. So a pointer to an activation
+//! comes with the bounds of its stack, and is followed only from a stack pointer within these bounds and below it: what
+//! is in between is mapped then. What it points at is taken for an activation if it and the frame that `enter` made
+//! below it have each other's address. On the way out of `catch_trap`, by whatever way runs its destructors, the
+//! activation forgets that frame.
+//!
+//! An activation below the stack pointer is gone, and the one that it was called in is the innermost. What is left of it
+//! says which that was, if it is still intact.
+//!
+//! Of a stack that is neither the thread's own nor was described by the embedder ([`Entry::stack`]) only this much is
+//! known: it does not reach beyond the activation that was there before and is on another one. That is enough to tell
+//! fibers apart as long as all of their calls are in the list; and if calls end out of order, so that they may not be,
+//! the process is aborted.
 
-use super::alt_stack::{self, StackGuard};
+use super::alt_stack;
 use super::exit::{Exit, ExitFrame};
+use super::stack_guard::Stack;
 use super::trap::Trap;
 use super::{arch, trace};
 use crate::TrapCode;
@@ -14,41 +32,156 @@ use crate::backtrace::Backtrace;
 use crate::handler::walk::{PcKind, Trace};
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
-use std::fmt;
-use std::ptr::{self, NonNull};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::{fmt, ptr, ptr::NonNull};
 
 /// One call of [`catch_trap`] that has not returned.
 pub(super) struct Activation {
-    /// The stack pointer of the frame to land on; 0 until `arch::enter` stores it.
+    /// The stack pointer of the frame to land on; 0 until `arch::enter` stores it, and again when it is left.
     sp: UnsafeCell<usize>,
-    previous: *const Activation,
+    previous: Link,
+    stack: Stack,
+    /// Whether the thread was in no other call when it began this one.
+    outermost: bool,
     /// The frame of the previous activation's guest code that called out, to whoever made this activation.
     caller: Option<ExitFrame>,
     /// Null for none.
     exit: *const Exit,
     trace: Option<NonNull<Trace<[usize]>>>,
     trap: Cell<Option<Trap>>,
-    guard: StackGuard,
 }
+
+/// An activation, if it still is one, and the stack that it was made on.
+#[derive(Clone, Copy)]
+struct Link {
+    activation: *const Activation,
+    /// The one before it, for when the frame of that one has gone, and was written over.
+    before: *const Activation,
+    stack: Stack,
+}
+
+/// Of `catch_trap_with` and `enter` together, at most, in bytes.
+const LARGEST_FRAME: usize = 4096;
 
 thread_local! {
     // Initialised at compile time and without a destructor: an access is an address computation, nothing is
-    // registered or allocated. `catch_trap` touches it before any handler does.
-    static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
+    // registered or allocated. `catch_trap` touches them before any handler does.
+    static OWN: Cell<Link> = const { Cell::new(Link::NONE) };
+    static FOREIGN: Cell<Link> = const { Cell::new(Link::NONE) };
 }
 
-/// The innermost activation of this thread. Handlers: only after the registry said that this thread runs guest code.
+/// One of the two thread-locals.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Own,
+    Foreign,
+}
+
+impl Slot {
+    fn other(self) -> Slot {
+        match self {
+            Slot::Own => Slot::Foreign,
+            Slot::Foreign => Slot::Own,
+        }
+    }
+
+    fn get(self) -> Link {
+        match self {
+            Slot::Own => OWN.get(),
+            Slot::Foreign => FOREIGN.get(),
+        }
+    }
+
+    fn set(self, link: Link) {
+        match self {
+            Slot::Own => OWN.set(link),
+            Slot::Foreign => FOREIGN.set(link),
+        }
+    }
+}
+
+/// The innermost activation on the stack that `sp` is on; `None` if that is not known to be one of this thread's.
+/// Handlers: only after the registry said that this thread runs guest code.
 ///
 /// The reference must not be used after that activation's `catch_trap` returned.
-pub(super) fn current<'a>() -> Option<&'a Activation> {
-    let current = CURRENT.try_with(Cell::get).unwrap_or(ptr::null());
-    // SAFETY: `catch_trap` points this at an activation in its frame and restores it before that frame goes.
-    unsafe { current.as_ref() }
+pub(super) fn innermost<'a>(sp: usize) -> Option<&'a Activation> {
+    let link = OWN.get();
+    let link = if link.stack.contains(sp) {
+        link
+    } else if alt_stack::own_stack().is_some_and(|own| own.contains(sp)) {
+        return None;
+    } else {
+        FOREIGN.get()
+    };
+    link.innermost(sp)
+}
+
+impl Link {
+    const NONE: Link = Link { activation: ptr::null(), before: ptr::null(), stack: Stack::NONE };
+
+    /// See [`innermost`].
+    fn innermost<'a>(mut self, sp: usize) -> Option<&'a Activation> {
+        loop {
+            let before = if !self.is_intact(sp) {
+                self.before
+            } else if self.activation.addr() > sp {
+                // SAFETY: on the stack that is executing, above the stack pointer, and what `catch_trap` made it:
+                // its frame is still there.
+                return unsafe { self.activation.as_ref() };
+            } else {
+                // SAFETY: as `is_intact` says, it can be read; whatever is there is a pointer.
+                unsafe { (&raw const (*self.activation).previous.activation).read_volatile() }
+            };
+            // Callers are above, so this ends.
+            if before <= self.activation {
+                return None;
+            }
+            self = Link { activation: before, before: ptr::null(), stack: self.stack };
+        }
+    }
+
+    /// How far down the stack reaches on which a call at `here` begins, which is not the one that the link is on; as far
+    /// as that is known.
+    fn limit_of_stack_at(self, here: usize) -> usize {
+        let address = self.activation.addr();
+        if address < here {
+            address
+        } else if self.stack.floor() <= here {
+            self.stack.floor()
+        } else {
+            0
+        }
+    }
+
+    /// Whether there is an activation, or what is left of it, of the stack that `sp` is on.
+    fn is_intact(self, sp: usize) -> bool {
+        let Link { activation, stack, .. } = self;
+        let address = activation.addr();
+        if !stack.contains(sp) || !stack.contains(address) || !activation.is_aligned() {
+            return false;
+        }
+        // Below the stack pointer, an unknown stack may have ended.
+        if address <= sp && !stack.is_known() {
+            return false;
+        }
+        // SAFETY: on the stack that `sp` is on, which is in use above `sp`, and has been below.
+        let entry = unsafe { (&raw const (*activation).sp).cast::<usize>().read_volatile() };
+        let below = address.wrapping_sub(entry);
+        if below > LARGEST_FRAME || !entry.is_multiple_of(16) || !stack.contains(entry) || (sp < address && entry < sp)
+        {
+            return false;
+        }
+        // SAFETY: as above, and aligned.
+        let owner = unsafe { ptr::with_exposed_provenance::<usize>(entry.wrapping_add(arch::OWNER)).read_volatile() };
+        // SAFETY: no access.
+        owner == unsafe { (&raw const (*activation).sp).addr() }
+    }
 }
 
 impl Activation {
-    pub(super) fn guard(&self) -> StackGuard {
-        self.guard
+    pub(super) fn stack(&self) -> Stack {
+        self.stack
     }
 
     /// The stack pointer of the frame to land on: the end of the stack that belongs to the guest code. `None` if the
@@ -59,10 +192,14 @@ impl Activation {
         (sp != 0).then_some(sp)
     }
 
-    /// The activation around this one.
+    /// The activation around this one, on the same stack.
     pub(super) fn previous(&self) -> Option<&Activation> {
-        // SAFETY: null, or in the frame of a `catch_trap` that called, by way of its guest, the one this is in.
-        unsafe { self.previous.as_ref() }
+        self.previous.innermost(ptr::from_ref(self).addr())
+    }
+
+    /// Whether there was none when this one was made, on any stack.
+    pub(super) fn is_outermost(&self) -> bool {
+        self.outermost
     }
 
     /// Where the guest code of the previous activation called out, if that is known.
@@ -106,13 +243,14 @@ impl Activation {
 pub struct Entry<'a> {
     trace: Option<&'a mut Trace<[usize]>>,
     exit: Option<&'a Exit>,
+    stack: Option<Stack>,
 }
 
 impl<'a> Entry<'a> {
     /// Nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Entry { trace: None, exit: None }
+        Entry { trace: None, exit: None, stack: None }
     }
 
     /// Collects the guest frames into `backtrace` when a trap is caught, hardware's or [`raise`]d, in the handler.
@@ -132,11 +270,38 @@ impl<'a> Entry<'a> {
         self.exit = Some(exit);
         self
     }
+
+    /// Says which stack the call is made on, if it is not one that the thread was started with by the C library: a
+    /// fiber's, or one that was made for the thread (`pthread_attr_setstack`).
+    ///
+    /// `stack` are the addresses that can be used, and `guard` is the number of bytes right below that are
+    /// inaccessible, 0 if there are none. With it, a [`StackOverflow`](TrapCode::StackOverflow) of that stack is
+    /// caught, and fibers can be told from each other. Calls nested in this one on the same stack need not repeat it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trapline::signal::Entry;
+    ///
+    /// # let (mapping, page) = (0x10_0000, 0x1000);
+    /// // One mapping of which the lowest page was made inaccessible.
+    /// let entry = Entry::new().stack(mapping + page..mapping + 0x4_0000, page);
+    /// # let _ = entry;
+    /// ```
+    #[must_use]
+    pub fn stack(mut self, stack: Range<usize>, guard: usize) -> Self {
+        self.stack = Some(Stack::given(&stack, guard));
+        self
+    }
 }
 
 impl fmt::Debug for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("backtrace", &self.trace.is_some()).field("exit", &self.exit).finish()
+        f.debug_struct("Entry")
+            .field("backtrace", &self.trace.is_some())
+            .field("exit", &self.exit)
+            .field("stack", &self.stack)
+            .finish()
     }
 }
 
@@ -147,21 +312,37 @@ impl fmt::Debug for Entry<'_> {
 /// trap ends the innermost call only.
 ///
 /// When this returns `Err`, all callee-saved registers and the floating-point control words are as they were at the
-/// call, and so are the signal mask and the alternate signal stack.
+/// call. The signal mask and the alternate signal stack are as they were *at the trap*: what a host function changed in
+/// between and did not put back stays changed.
 ///
 /// # Panics
 ///
 /// At a thread's first entry, before calling `f`, if [`prepare_thread`](super::prepare_thread) fails: no memory for
-/// an alternate signal stack, or none possible. A thread that prepared itself successfully never panics here. (The
-/// error is kept out of the result because it can occur once per thread, and a trap at every call.)
+/// an alternate signal stack, none possible, or a signal that is blocked. A thread that prepared itself successfully
+/// never panics here. (The error is kept out of the result because it can occur once per thread, and a trap at every
+/// call.)
+///
+/// # Aborts
+///
+/// With a message, if this call returns while another that this thread began later has not, and the two may be on
+/// different stacks that nobody described with [`Entry::stack`].
 ///
 /// # Safety
 ///
-/// - Calling `f` with `arg` is sound, and `f` does not unwind.
+/// - Calling `f` with `arg` is sound, and `f` does not unwind. (But the C library may unwind it, to end the thread:
+///   `pthread_exit`, cancellation. Later calls on that thread work as ever.)
 /// - Every frame between this call and an instruction that may trap, or a host function that may [`raise`], can
 ///   vanish without running destructors: frames of generated code can, those of a host function that owns anything
 ///   cannot. `f` itself is such a frame.
 /// - What `f` and its callees left half-done when they trapped is handled by the caller.
+/// - After a `longjmp` out of this call to a place around it, or on another stack that was in it when it was given up,
+///   registered code does not trap before the thread has left the place, or outside of a later call. The later calls
+///   notice that this one has gone. Most traps outside of them do as well, and are passed on, but an old frame that
+///   nothing wrote to since looks like one that is still there.
+/// - Guest code runs on the stack that this is called on. A trap on another one is not caught but passed on, as long as
+///   bounds tell the two apart: a thread's own stack has them, others need [`Entry::stack`]. Without it, a stack is
+///   neither given up nor resumed on another thread while it is in a call, and nothing traps on another such stack
+///   outside of calls.
 ///
 /// # Signal safety
 ///
@@ -194,14 +375,15 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///
 /// # Panics
 ///
-/// As [`catch_trap`].
+/// As [`catch_trap`]; and if the stack that was given with [`Entry::stack`] is not the one that this is called on.
 ///
 /// # Safety
 ///
 /// As for [`catch_trap`], and:
 ///
-/// - The guest code runs on the stack that this is called on, and so do the calls nested in this one, if a backtrace or
-///   an exit is given. (The frames are read between the interrupted stack pointer and this call.)
+/// - If a stack is given, it is the one that this is called on, and mapped as it says until this call is left.
+/// - If none is, this is not called on the thread's own, and a backtrace or an exit is given: the calls nested in this
+///   one are on the same stack. (The frames are read between one and the next.)
 /// - Nobody but the guest code writes to the exit, through the pointer that it has, while this runs; and whoever else
 ///   uses the cell leaves in it what it held.
 ///
@@ -245,51 +427,110 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 /// assert_eq!(backtrace.end(), BacktraceEnd::Complete);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[inline(never)] // so that the activation is near the frame of `enter`
 pub unsafe fn catch_trap_with(
     f: unsafe extern "C" fn(*mut c_void),
     arg: *mut c_void,
     entry: Entry<'_>,
 ) -> Result<(), Trap> {
-    let guard = match alt_stack::guard_of_prepared_thread() {
-        Ok(guard) => guard,
+    let own = match alt_stack::own_stack_of_prepared_thread() {
+        Ok(own) => own,
         Err(error) => panic!("cannot prepare this thread for catching traps: {error}"),
     };
-    let Entry { trace, exit } = entry;
+    let Entry { trace, exit, stack } = entry;
+    let mut place = MaybeUninit::<Activation>::uninit();
+    // The activations before this one are above it.
+    let here = place.as_ptr().wrapping_add(1).addr();
+    if let Some(given) = stack {
+        assert!(given.contains(here), "called at {here:#x}, which is not on the stack that was given ({given})");
+    }
     let trace = trace.map(|trace| {
         trace.restart(PcKind::ReturnAddress);
         NonNull::from(trace)
     });
-    // What the previous activation's cell says now it may not say later: this one may share it.
-    let caller = current().and_then(Activation::exit);
+    let slot = if own.contains(here) { Slot::Own } else { Slot::Foreign };
+    let link = slot.get();
+    let around = link.innermost(here);
+    let previous = match around {
+        Some(around) => Link { activation: around, before: around.previous.activation, stack: around.stack },
+        // What is on this stack has gone.
+        None if link.stack.contains(here) => Link::NONE,
+        None => link,
+    };
+    let stack = match stack {
+        Some(given) => given,
+        None if previous.stack.is_known() && previous.stack.contains(here) => previous.stack,
+        None if own.contains(here) => own,
+        // Its end is this call: what is above is of no interest.
+        None => Stack::unknown(previous.limit_of_stack_at(here), here.saturating_add(LARGEST_FRAME)),
+    };
     let held = exit.map(|exit| (exit, exit.fp(), exit.pc()));
+    // What the previous activation's cell says now it may not say later: this one may share it.
+    let caller = around.and_then(Activation::exit);
     if let Some(exit) = exit {
         exit.clear();
     }
-    let activation = Activation {
+    let activation: &Activation = place.write(Activation {
         sp: UnsafeCell::new(0),
-        previous: CURRENT.get(),
+        previous,
+        stack,
+        outermost: previous.activation.is_null() && slot.other().get().activation.is_null(),
         caller,
         exit: exit.map_or(ptr::null(), ptr::from_ref),
         trace,
         trap: Cell::new(None),
-        guard,
-    };
-    CURRENT.set(&activation);
+    });
+    let inside = Inside { activation, slot, held };
+    slot.set(Link { activation, before: previous.activation, stack });
     // SAFETY: the caller answers for `f`; a landing comes here, too.
     let trapped = unsafe { arch::enter(f, arg, activation.sp.get()) };
-    CURRENT.set(activation.previous);
-    if let Some((exit, fp, pc)) = held {
-        exit.set(fp, pc);
-    }
+    drop(inside);
     match activation.trap.get() {
         Some(trap) if trapped != 0 => Err(trap),
         _ => Ok(()),
     }
 }
 
+/// Puts everything back when [`catch_trap_with`] is left, be it by unwinding.
+struct Inside<'a> {
+    activation: &'a Activation,
+    slot: Slot,
+    held: Option<(&'a Exit, usize, usize)>,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        // Nobody takes it for one that is entered from now on. Volatile: readers find it by its address.
+        // SAFETY: `enter` has been left, and nobody else writes to it.
+        unsafe { self.activation.sp.get().write_volatile(0) };
+        leave(self.activation, self.slot);
+        if let Some((exit, fp, pc)) = self.held {
+            exit.set(fp, pc);
+        }
+    }
+}
+
+/// Makes the activation before this one the innermost. (Not inlined: a fiber may have changed its thread.)
+#[inline(never)]
+fn leave(left: &Activation, slot: Slot) {
+    let current = slot.get();
+    // Others that are deeper on the same stack have gone without telling.
+    let inside = slot == Slot::Own || (left.stack.is_known() && left.stack.contains(current.activation.addr()));
+    if ptr::eq(current.activation, left) || inside {
+        slot.set(left.previous);
+    } else if !current.activation.is_null() && !current.stack.is_known() && !left.stack.is_known() {
+        eprintln!(
+            "trapline: catch_trap on a stack of unknown bounds returns before one that was called later on this thread; \
+             to switch between fibers inside of catch_trap, say with Entry::stack where their stacks are"
+        );
+        std::process::abort();
+    }
+    // Otherwise a fiber that has been resumed in between is the innermost, and stays it.
+}
+
 /// Ends the innermost [`catch_trap`] of this thread with the trap `code`, from a host function that guest code called.
 ///
-/// Aborts the process, with a message, if this thread has no activation.
+/// Aborts the process, with a message, if this thread has no activation on this stack.
 ///
 /// # Safety
 ///
@@ -305,14 +546,19 @@ pub unsafe fn catch_trap_with(
 ///
 /// See [`catch_trap`].
 pub unsafe fn raise(code: TrapCode) -> ! {
-    match current().and_then(|activation| Some((activation, activation.record(Trap::raised(code))?))) {
+    let here = 0_u8;
+    match innermost((&raw const here).addr())
+        .and_then(|activation| Some((activation, activation.record(Trap::raised(code))?)))
+    {
         // SAFETY: the frame belongs to the `catch_trap` this thread is in; the caller answers for those skipped.
         Some((activation, sp)) => unsafe {
             trace::of_raise(activation);
             arch::unwind_to(sp)
         },
         None => {
-            eprintln!("trapline: raise of \"{code}\" on a thread that is not inside catch_trap");
+            eprintln!(
+                "trapline: raise of \"{code}\" on a thread that is not inside catch_trap, or not on the stack of its last call"
+            );
             std::process::abort()
         }
     }

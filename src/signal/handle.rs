@@ -58,14 +58,16 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
     if trap_code.is_none() && signum != libc::SIGSEGV {
         return false;
     }
-    let Some(activation) = activation::current() else {
+    let Some(activation) = activation::innermost(frame.sp) else {
         return false;
     };
     // SAFETY: the kernel's arguments.
     let fault_address = unsafe { fault_address(signum, info) };
     let (code, overflow) = match (trap_code, fault_address) {
         (Some(code), _) => (code, None),
-        (None, Some(address)) if activation.guard().contains(address) => (TrapCode::StackOverflow, fault_address),
+        (None, Some(address)) if activation.stack().overflows(address, frame.sp) => {
+            (TrapCode::StackOverflow, fault_address)
+        }
         (None, _) => return false,
     };
     // SAFETY: as above.

@@ -70,7 +70,8 @@ pub unsafe fn sample<const N: usize>(context: *const c_void, backtrace: &mut Bac
             return BacktraceEnd::HostFrame;
         }
         // Registry first, thread-local last.
-        let Some((activation, _)) = activation::current().and_then(|current| Some((current, current.entry()?))) else {
+        let Some((activation, _)) = activation::innermost(frame.sp).and_then(|found| Some((found, found.entry()?)))
+        else {
             return if trace.push(frame.pc) { BacktraceEnd::NoActivation } else { BacktraceEnd::Full };
         };
         // SAFETY: this thread's innermost activation, and what its guest code was interrupted with.
@@ -134,8 +135,8 @@ unsafe fn from_frame(
         return BacktraceEnd::Full;
     }
     // The stack pointer may be beyond what is mapped.
-    let low = activation.guard().readable_from(frame.sp, activation.entry().unwrap_or(0), overflow);
-    // SAFETY: from the stack pointer upwards, without the guard, the stack is mapped.
+    let low = activation.stack().readable_from(frame.sp, overflow);
+    // SAFETY: from the stack pointer upwards, without the guard, the stack is mapped: the activation is on it.
     unsafe { Part { activation, low }.follow(frame.fp, is_code, trace) }
 }
 
@@ -170,7 +171,10 @@ impl Part<'_> {
             if !matches!(end, BacktraceEnd::Complete | BacktraceEnd::HostFrame) {
                 return end;
             }
-            let Some(previous) = self.activation.previous() else { return end };
+            let Some(previous) = self.activation.previous() else {
+                // Those on other stacks are not followed.
+                return if self.activation.is_outermost() { end } else { BacktraceEnd::HostFrame };
+            };
             let Some(exit) = self.activation.caller() else { return BacktraceEnd::HostFrame };
             self = Part { activation: previous, low: ptr::from_ref(self.activation).addr() };
             if let Err(end) = self.continue_at(exit, &is_code, trace) {

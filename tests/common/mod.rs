@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod fiber;
 pub mod machine;
 pub mod old_handler;
 

@@ -7,6 +7,7 @@
 //!    + 16   x19 to x28
 //!    + 96   d8 to d15
 //!    + 160  fpcr
+//!    + 168  where the stack pointer was stored: `OWNER`
 //!    + 176  the caller's frame (the CFA)
 //! ```
 //!
@@ -20,6 +21,9 @@
 use crate::handler::walk::Frame;
 use std::arch::naked_asm;
 use std::ffi::c_void;
+
+/// Where the frame of [`enter`] has the address that it was told to store its stack pointer to.
+pub(in crate::signal) const OWNER: usize = 168;
 
 /// What kind of branch led to the interrupted instruction. Not zero: only a matching `bti` may come next.
 const BTYPE: u64 = 0b11 << 10;
@@ -97,11 +101,13 @@ pub(in crate::signal) unsafe fn redirect(context: *mut c_void, sp: usize) {
 
 /// Calls `f(arg)` and returns 0; returns 1 if a trap lands. Stores its stack pointer to `*sp` before the call.
 ///
+/// The C library may unwind it to end the thread.
+///
 /// # Safety
 ///
-/// `f` may be called with `arg` and does not unwind. `sp` is writable.
+/// `f` may be called with `arg`. `sp` is writable.
 #[unsafe(naked)]
-pub(in crate::signal) unsafe extern "C" fn enter(
+pub(in crate::signal) unsafe extern "C-unwind" fn enter(
     f: unsafe extern "C" fn(*mut c_void),
     arg: *mut c_void,
     sp: *mut usize,
@@ -127,6 +133,7 @@ pub(in crate::signal) unsafe extern "C" fn enter(
         cfi_saved!(),
         "mrs x9, fpcr",
         "str x9, [sp, #160]",
+        "str x2, [sp, #168]",
         "mov x9, sp",
         "str x9, [x2]",
         "mov x9, x0",

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! sp + 0    mxcsr (4 bytes), x87 control word (2 bytes)
+//!    + 8    where the stack pointer was stored: `OWNER`
 //!    + 24   r15, r14, r13, r12, rbx, rbp
 //!    + 72   return address
 //!    + 80   the caller's frame (the CFA)
@@ -15,6 +16,9 @@
 use crate::handler::walk::Frame;
 use std::arch::{asm, naked_asm};
 use std::ffi::c_void;
+
+/// Where the frame of [`enter`] has the address that it was told to store its stack pointer to.
+pub(in crate::signal) const OWNER: usize = 8;
 
 /// The direction flag, which the calling convention wants clear.
 const DF: i64 = 1 << 10;
@@ -78,11 +82,13 @@ pub(in crate::signal) unsafe fn redirect(context: *mut c_void, sp: usize) {
 
 /// Calls `f(arg)` and returns 0; returns 1 if a trap lands. Stores its stack pointer to `*sp` before the call.
 ///
+/// The C library may unwind it to end the thread.
+///
 /// # Safety
 ///
-/// `f` may be called with `arg` and does not unwind. `sp` is writable.
+/// `f` may be called with `arg`. `sp` is writable.
 #[unsafe(naked)]
-pub(in crate::signal) unsafe extern "C" fn enter(
+pub(in crate::signal) unsafe extern "C-unwind" fn enter(
     f: unsafe extern "C" fn(*mut c_void),
     arg: *mut c_void,
     sp: *mut usize,
@@ -108,6 +114,7 @@ pub(in crate::signal) unsafe extern "C" fn enter(
         "sub rsp, 24",
         "stmxcsr [rsp]",
         "fnstcw [rsp + 4]",
+        "mov [rsp + 8], rdx",
         "mov [rdx], rsp",
         "mov rax, rdi",
         "mov rdi, rsi",

@@ -1,4 +1,38 @@
+use std::arch::naked_asm;
 use std::ffi::c_void;
+
+/// Pushes the callee-saved registers, and stores the stack pointer to where `x0` points.
+macro_rules! save {
+    () => {
+        "stp x29, x30, [sp, #-160]!
+        stp x19, x20, [sp, #16]
+        stp x21, x22, [sp, #32]
+        stp x23, x24, [sp, #48]
+        stp x25, x26, [sp, #64]
+        stp x27, x28, [sp, #80]
+        stp d8, d9, [sp, #96]
+        stp d10, d11, [sp, #112]
+        stp d12, d13, [sp, #128]
+        stp d14, d15, [sp, #144]
+        mov x9, sp
+        str x9, [x0]"
+    };
+}
+
+macro_rules! restore {
+    () => {
+        "ldp d14, d15, [sp, #144]
+        ldp d12, d13, [sp, #128]
+        ldp d10, d11, [sp, #112]
+        ldp d8, d9, [sp, #96]
+        ldp x27, x28, [sp, #80]
+        ldp x25, x26, [sp, #64]
+        ldp x23, x24, [sp, #48]
+        ldp x21, x22, [sp, #32]
+        ldp x19, x20, [sp, #16]
+        ldp x29, x30, [sp], #160"
+    };
+}
 
 /// How long the first instruction of [`INVALID`], [`LOAD`] and [`ENDLESS`] is, in bytes: a handler that skips it lets
 /// the function return.
@@ -87,4 +121,23 @@ pub unsafe fn pc(context: *mut c_void) -> usize {
 pub unsafe fn set_pc(context: *mut c_void, pc: usize) {
     // SAFETY: the caller's.
     unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc = pc as u64 };
+}
+
+/// Saves the callee-saved registers and the stack pointer to `*from`, and goes on where the stack pointer `to` was saved,
+/// by this or by [`start`] or [`with_way_out`].
+#[unsafe(naked)]
+pub unsafe extern "C" fn switch(from: *mut usize, to: usize) {
+    naked_asm!(save!(), "mov sp, x1", restore!(), "ret")
+}
+
+/// Saves as [`switch`] does, and calls `f(arg)` on the stack that ends at `top`, a multiple of 16. `f` does not return.
+#[unsafe(naked)]
+pub unsafe extern "C" fn start(from: *mut usize, top: usize, f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void) {
+    naked_asm!(save!(), "mov sp, x1", "mov x29, xzr", "mov x0, x3", "blr x2", "udf #0")
+}
+
+/// Saves as [`switch`] does, which makes it what `setjmp` is, and calls `f(arg)` on this stack.
+#[unsafe(naked)]
+pub unsafe extern "C" fn with_way_out(from: *mut usize, f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void) {
+    naked_asm!(save!(), "mov x0, x2", "blr x1", restore!(), "ret")
 }

@@ -1,3 +1,4 @@
+use std::arch::naked_asm;
 use std::ffi::c_void;
 
 /// How long the first instruction of [`INVALID`], [`LOAD`] and [`ENDLESS`] is, in bytes: a handler that skips it lets
@@ -84,4 +85,71 @@ pub unsafe fn pc(context: *mut c_void) -> usize {
 pub unsafe fn set_pc(context: *mut c_void, pc: usize) {
     // SAFETY: the caller's.
     unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] = pc as i64 };
+}
+
+/// Saves the callee-saved registers and the stack pointer to `*from`, and goes on where the stack pointer `to` was saved,
+/// by this or by [`start`] or [`with_way_out`].
+#[unsafe(naked)]
+pub unsafe extern "C" fn switch(from: *mut usize, to: usize) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi], rsp",
+        "mov rsp, rsi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
+
+/// Saves as [`switch`] does, and calls `f(arg)` on the stack that ends at `top`, a multiple of 16. `f` does not return.
+#[unsafe(naked)]
+pub unsafe extern "C" fn start(from: *mut usize, top: usize, f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi], rsp",
+        "mov rsp, rsi",
+        "xor ebp, ebp",
+        "mov rdi, rcx",
+        "call rdx",
+        "ud2",
+    )
+}
+
+/// Saves as [`switch`] does, which makes it what `setjmp` is, and calls `f(arg)` on this stack.
+#[unsafe(naked)]
+pub unsafe extern "C" fn with_way_out(from: *mut usize, f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi], rsp",
+        "sub rsp, 8",
+        "mov rdi, rdx",
+        "call rsi",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
 }
