@@ -308,7 +308,7 @@ impl fmt::Debug for Entry<'_> {
 /// Calls `f(arg)`; a trap in registered code below it becomes an `Err`.
 ///
 /// Signals must be handled by [`install`](super::install) or an embedder's handler that calls
-/// [`handle_signal`](super::handle_signal). Calls nest: a host function called from guest code may enter again, and a
+/// [`handle_signal`](super::handle_signal); debug builds print a hint if nobody does. Calls nest: a host function called from guest code may enter again, and a
 /// trap ends the innermost call only.
 ///
 /// When this returns `Err`, all callee-saved registers and the floating-point control words are as they were at the
@@ -433,6 +433,8 @@ pub unsafe fn catch_trap_with(
     arg: *mut c_void,
     entry: Entry<'_>,
 ) -> Result<(), Trap> {
+    #[cfg(debug_assertions)]
+    super::forgotten::look_for_handlers(f as usize);
     let own = match alt_stack::own_stack_of_prepared_thread() {
         Ok(own) => own,
         Err(error) => panic!("cannot prepare this thread for catching traps: {error}"),

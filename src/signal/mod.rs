@@ -101,6 +101,8 @@ mod alt_stack;
 mod arch;
 mod chain;
 mod exit;
+#[cfg(debug_assertions)]
+mod forgotten;
 mod handle;
 mod install;
 mod library;

@@ -98,8 +98,16 @@ extern "C" fn before_main() {
     let selected = std::env::var(crate::common::SELECTED).unwrap_or_default();
     if selected.starts_with("overflow::a_stack_overflow_on_the_main_thread") {
         install_all();
-        for frame in FRAMES.into_iter().take(4) {
-            overflow(frame);
+        // As it is at first, and as somebody changes it.
+        for bytes in [8 << 20, 64 << 20, 12 << 20] {
+            // SAFETY: a valid structure, of this process.
+            unsafe {
+                let mut limit: libc::rlimit = mem::zeroed();
+                assert_eq!(libc::getrlimit(libc::RLIMIT_STACK, &mut limit), 0);
+                limit.rlim_cur = limit.rlim_max.min(bytes);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_STACK, &limit), 0);
+            }
+            FRAMES.into_iter().for_each(overflow);
         }
         // SAFETY: nothing to clean up.
         unsafe { libc::_exit(42) };

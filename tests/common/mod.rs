@@ -168,7 +168,7 @@ fn wait(mut child: Child) -> Option<ExitStatus> {
     }
 }
 
-fn no_core_dump() {
+pub fn no_core_dump() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a valid structure.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }, 0);

@@ -1,0 +1,51 @@
+//! In debug builds: a word to whoever forgot [`install`](super::install).
+//!
+//! Without a handler the first trap kills the process, and none of our code runs to say why. So when registered code
+//! that has trap sites is entered, we look whether anybody can be there to catch them. Programs that only
+//! [`raise`](super::raise) need no handler, and nor does code without trap sites.
+
+use super::chain;
+use crate::code::lookup_code;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{mem, ptr};
+
+/// Says so, once, if nobody seems to handle signals.
+pub(super) fn look_for_handlers(f: usize) {
+    static LOOKED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: nothing is published with it.
+    if LOOKED.load(Ordering::Relaxed)
+        || lookup_code(f, |found| found.payload().memory().traps().is_empty()) != Some(false)
+    {
+        return;
+    }
+    if !LOOKED.swap(true, Ordering::Relaxed) && !somebody_handles_signals() {
+        eprintln!(
+            "trapline: guest code with trap sites is entered, and nothing is installed to catch traps: the first one \
+             kills the process. Call trapline::signal::install, or handle_signal from your own handlers. (If they do \
+             call it, for SIGSEGV and SIGBUS only, all is well. Only debug builds look.)"
+        );
+    }
+}
+
+fn somebody_handles_signals() -> bool {
+    let four = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+    // Relaxed: whether it is there is all there is to know.
+    if four.iter().filter_map(|signum| chain::slot(*signum)).any(|slot| !slot.load(Ordering::Relaxed).is_null()) {
+        return true;
+    }
+    let [segv, bus, ill, fpe] = four.map(action);
+    let is_handler = |action: &libc::sigaction| !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN);
+    // Rust's standard library has one handler, for overflows, on the first two.
+    let may_be_rusts = segv.sa_sigaction == bus.sa_sigaction && segv.sa_flags & libc::SA_ONSTACK != 0;
+    is_handler(&ill) || is_handler(&fpe) || ((is_handler(&segv) || is_handler(&bus)) && !may_be_rusts)
+}
+
+fn action(signum: c_int) -> libc::sigaction {
+    // SAFETY: all zeroes is a valid value to be overwritten; only queries.
+    unsafe {
+        let mut action = mem::zeroed();
+        libc::sigaction(signum, ptr::null(), &mut action);
+        action
+    }
+}
