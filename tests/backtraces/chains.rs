@@ -99,6 +99,31 @@ fn a_raised_trap_has_the_frames_that_called_the_host() {
 }
 
 #[test]
+fn a_call_of_the_host_may_be_the_last_instruction_of_its_code() {
+    /// Says that the call that led here returns to the end of the code, which is not code any more.
+    unsafe extern "C" fn called_from_the_end(context: *mut c_void) {
+        // SAFETY: the test's own context, whose data is an address; owns nothing.
+        unsafe {
+            let context = &*context.cast::<Context>();
+            (*context.exit).set((*context.exit).fp(), context.data.addr());
+            raise(TrapCode::Interrupt)
+        }
+    }
+    in_child("", || {
+        let (guest, exit) = (Guest::load(0), Exit::new());
+        let end = guest.memory.text_range().end;
+        assert!(lookup_code(end, |_| ()).is_none() && lookup_code(end - 1, |_| ()).is_some());
+        let data = ptr::without_provenance_mut(end);
+        let mut context = Context { host: called_from_the_end, data, ..Context::new(3, CALL_HOST, &exit) };
+        let mut backtrace = Backtrace::<8>::new();
+        run(&guest, &mut context, &mut backtrace, Some(&exit)).unwrap_err();
+        assert_eq!(pcs(&backtrace), [vec![end], guest.callers(3)].concat());
+        assert_eq!(backtrace.end(), BacktraceEnd::Complete);
+    })
+    .well();
+}
+
+#[test]
 fn a_raised_trap_with_an_exit_that_is_garbage_has_no_frames() {
     /// Says that the frame that called it is where the context's data points.
     unsafe extern "C" fn lie(context: *mut c_void) {

@@ -96,6 +96,13 @@ fn without_an_exit_only_the_inner_frames_are_known() {
     .well();
 }
 
+/// An address on the stack that calls from here will be above.
+#[inline(never)]
+fn below_the_next_call() -> usize {
+    let room = std::hint::black_box([0_usize; 8192]);
+    (&raw const room).addr() & !15
+}
+
 #[test]
 fn an_exit_that_is_garbage_ends_the_walk_where_the_guest_was_entered() {
     in_child("", || {
@@ -103,10 +110,12 @@ fn an_exit_that_is_garbage_ends_the_walk_where_the_guest_was_entered() {
         let guest = Guest::load(0);
         let heap = Box::leak(vec![guest.functions[0].after_call; 64].into_boxed_slice());
         type Lie<'a> = (&'a str, &'a dyn Fn(&Exit) -> usize);
-        let fps: [Lie<'_>; 9] = [
+        let fps: [Lie<'_>; 10] = [
             ("the heap", &|_| heap.as_ptr().addr()),
             ("no memory", &|_| 0x10),
-            ("below the inner frame", &|_| (&raw const heap).addr() & !15),
+            ("above the outer call", &|_| (&raw const heap).addr() & !15),
+            // Readable, as it is on this stack; but the outer guest's frames are all above the inner call.
+            ("below the inner call", &|_| below_the_next_call()),
             ("the entry", &|exit| exit.fp() + (1 << 20)),
             ("the end of memory", &|_| usize::MAX & !15),
             ("unaligned", &|exit| exit.fp() + 1),
