@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::fiber::{Fiber, two_fibers};
+use common::fiber::{Fiber, fibers};
 use common::machine::{CALL_HOST, CALL_HOST_INVALID, INVALID, LOAD, RECURSE};
 use common::{Guest, Loaded, in_child, install_all, load, run};
 use std::cell::Cell;
@@ -204,7 +204,7 @@ fn fibers_that_return_out_of_order_leave_traps_of_later_calls_right() {
         let code = leaked(INVALID, &[(0, TrapCode::Unreachable)]);
         let outer = leaked(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::BadSignature)]);
         for first in [0, 1] {
-            let fibers = two_fibers(STACK);
+            let fibers = fibers::<2>(STACK);
             let order = Rc::new(Cell::new(0));
             // The first one only returns, the other one traps afterwards.
             for number in [first, 1 - first] {
@@ -234,6 +234,18 @@ fn fibers_that_return_out_of_order_leave_traps_of_later_calls_right() {
             fibers[1 - first].resume();
             assert!(fibers[1 - first].has_ended());
             assert_eq!(order.get(), 12);
+            // What the first one left on its stack is not taken for a call that goes on.
+            fibers[first].start(move |fiber| {
+                let room = std::hint::black_box(std::mem::MaybeUninit::<[u8; 8192]>::uninit());
+                let mut backtrace = Backtrace::<8>::new();
+                let (stack, guard) = fiber.stack();
+                let entry = Entry::new().backtrace(&mut backtrace).stack(stack, guard);
+                // SAFETY: the guest skips only its own frame.
+                unsafe { catch_trap_with(code.guest(), ptr::null_mut(), entry) }.unwrap_err();
+                assert_eq!((backtrace.len(), backtrace.end()), (1, BacktraceEnd::Complete));
+                std::hint::black_box(&room);
+            });
+            assert!(fibers[first].has_ended());
             fibers.iter().for_each(Fiber::unmap);
         }
     })

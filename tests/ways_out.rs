@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::fiber::{Fiber, two_fibers};
+use common::fiber::{Fiber, fibers};
 use common::machine::{CALL_HOST, CALL_HOST_INVALID, INVALID, RETURN, switch, with_way_out};
 use common::{Guest, Loaded, in_child, install_all, load, run};
 use std::cell::{Cell, RefCell};
@@ -266,43 +266,55 @@ fn exit(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Has two fibers enter guest code one after the other, of which the first traps while the second is inside.
+/// Has fibers enter guest code one after the other, of which the first traps while the others are inside.
 #[test]
 fn a_trap_of_one_fiber_never_ends_the_call_of_another() {
-    for (variant, first) in [("first below", 0), ("first above", 1)] {
-        in_child(variant, || {
+    let orders: [&[usize]; 8] =
+        [&[0, 1], &[1, 0], &[0, 1, 2], &[0, 2, 1], &[1, 0, 2], &[1, 2, 0], &[2, 0, 1], &[2, 1, 0]];
+    for order in orders {
+        in_child(&format!("{order:?}"), || {
             install_all();
             let code: &Loaded = Box::leak(Box::new(load(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::Unreachable)])));
-            let fibers = two_fibers(STACK);
-            for fiber in [&fibers[first], &fibers[1 - first]] {
-                fiber.start(|fiber| {
+            let fibers = fibers::<3>(STACK);
+            for number in order {
+                fibers[*number].start(|fiber| {
                     let mut host = Pausing { function: pause, fiber };
                     let _ = run(code, (&raw mut host).cast());
                     exit(WENT_ON);
                 });
             }
-            fibers[first].resume();
+            fibers[order[0]].resume();
         })
         .by_signal(libc::SIGILL);
     }
 }
 
 #[test]
-fn a_trap_outside_of_any_call_on_one_fiber_never_ends_the_call_of_another() {
-    for (variant, inside) in [("inside below", 0), ("inside above", 1)] {
+fn a_trap_outside_of_any_call_never_ends_the_call_of_a_fiber() {
+    for variant in ["fiber below", "fiber above"] {
         in_child(variant, || {
             install_all();
             let code: &Loaded = Box::leak(Box::new(load(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::Unreachable)])));
             let trap: &Loaded = Box::leak(Box::new(invalid()));
-            // On the thread's own stack, while a fiber is inside.
-            let fibers = two_fibers(STACK);
-            fibers[inside].start(|fiber| {
-                let mut host = Pausing { function: pause, fiber };
-                let _ = run(code, (&raw mut host).cast());
-                exit(WENT_ON);
-            });
-            // SAFETY: kills.
-            unsafe { (trap.guest())(ptr::null_mut()) }
+            // Stacks that are mapped later are further down.
+            let above = ptr::from_ref::<Fiber>(Box::leak(Box::new(Fiber::new(STACK)))).expose_provenance();
+            std::thread::spawn(move || {
+                let below = Fiber::new(STACK);
+                // SAFETY: leaked, and no longer used by the thread that made it.
+                let above = unsafe { &*ptr::with_exposed_provenance::<Fiber>(above) };
+                let here = (&raw const below).addr();
+                assert!(below.stack().0.end < here && here < above.stack().0.start);
+                let fiber = if variant == "fiber below" { &below } else { above };
+                fiber.start(|fiber| {
+                    let mut host = Pausing { function: pause, fiber };
+                    let _ = run(code, (&raw mut host).cast());
+                    exit(WENT_ON);
+                });
+                // SAFETY: kills.
+                unsafe { (trap.guest())(ptr::null_mut()) }
+            })
+            .join()
+            .unwrap();
         })
         .by_signal(libc::SIGILL);
     }
@@ -313,15 +325,13 @@ fn a_trap_outside_of_any_call_on_one_fiber_never_ends_the_call_of_another() {
 fn a_fiber_of_unknown_bounds_that_returns_out_of_order_aborts() {
     for (variant, first) in [("first below", 0), ("first above", 1)] {
         in_child(variant, || {
-            let code: &Loaded = Box::leak(Box::new(load(RETURN, &[])));
-            let fibers = two_fibers(STACK);
+            let fibers = fibers::<2>(STACK);
             for fiber in [&fibers[first], &fibers[1 - first]] {
                 fiber.start(|fiber| {
                     unsafe extern "C" fn pause_and_return(arg: *mut c_void) {
                         // SAFETY: the fiber that this is called on.
                         unsafe { (*arg.cast::<Fiber>()).pause() };
                     }
-                    let _ = code;
                     // SAFETY: nothing traps.
                     let _ = unsafe { catch_trap(pause_and_return, ptr::from_ref(fiber).cast_mut().cast()) };
                     exit(WENT_ON);
@@ -358,10 +368,10 @@ fn fibers_that_enter_guest_code_one_inside_the_other_catch_their_traps() {
                 assert_eq!(run(&code, (&raw mut host).cast()).unwrap_err().code, TrapCode::Unreachable);
             }
         }
-        let [low, high] = two_fibers(STACK);
-        enter(vec![low, high].leak());
-        let [low, high] = two_fibers(STACK);
-        enter(vec![high, low].leak());
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut fibers = fibers::<3>(STACK).map(Some);
+            enter(order.map(|number| fibers[number].take().unwrap()).into_iter().collect::<Vec<_>>().leak());
+        }
     })
     .well();
 }

@@ -18,9 +18,9 @@
 //! says which that was, if it is still intact.
 //!
 //! Of a stack that is neither the thread's own nor was described by the embedder ([`Entry::stack`]) only this much is
-//! known: it does not reach beyond the activation that was there before and is on another one. That is enough to tell
-//! fibers apart as long as all of their calls are in the list; and if calls end out of order, so that they may not be,
-//! the process is aborted.
+//! known: it does not reach down to any activation that was there before and is below. That is enough to tell fibers
+//! apart as long as all of their calls are in the list; and if calls end out of order, so that they may not be, the
+//! process is aborted.
 
 use super::alt_stack;
 use super::exit::{Exit, ExitFrame};
@@ -42,6 +42,7 @@ pub(super) struct Activation {
     sp: UnsafeCell<usize>,
     previous: Link,
     stack: Stack,
+    others: Others,
     /// Whether the thread was in no other call when it began this one.
     outermost: bool,
     /// The frame of the previous activation's guest code that called out, to whoever made this activation.
@@ -59,6 +60,40 @@ struct Link {
     /// The one before it, for when the frame of that one has gone, and was written over.
     before: *const Activation,
     stack: Stack,
+    others: Others,
+}
+
+/// What is known of the addresses of the activations of a list, seen from the last one: as much as tells three stacks
+/// from each other, and any number that go up or down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Others {
+    /// The nearest on either side, or something nearer.
+    below: usize,
+    above: usize,
+    /// Of all, that one included.
+    lowest: usize,
+    highest: usize,
+}
+
+impl Others {
+    const NONE: Others = Others { below: 0, above: usize::MAX, lowest: usize::MAX, highest: 0 };
+
+    /// The same, seen from `here`, if this is seen from `last`.
+    fn seen_from(self, here: usize, last: usize) -> Others {
+        let nearest = if here < self.lowest {
+            (0, self.lowest)
+        } else if here > self.highest {
+            (self.highest, usize::MAX)
+        } else if self.below < here && here < last {
+            (self.below, last)
+        } else if last < here && here < self.above {
+            (last, self.above)
+        } else {
+            (here, here)
+        };
+        let (lowest, highest) = (self.lowest.min(here), self.highest.max(here));
+        Others { below: nearest.0, above: nearest.1, lowest, highest }
+    }
 }
 
 /// Of `catch_trap_with` and `enter` together, at most, in bytes.
@@ -118,7 +153,7 @@ pub(super) fn innermost<'a>(sp: usize) -> Option<&'a Activation> {
 }
 
 impl Link {
-    const NONE: Link = Link { activation: ptr::null(), before: ptr::null(), stack: Stack::NONE };
+    const NONE: Link = Link { activation: ptr::null(), before: ptr::null(), stack: Stack::NONE, others: Others::NONE };
 
     /// See [`innermost`].
     fn innermost<'a>(mut self, sp: usize) -> Option<&'a Activation> {
@@ -137,20 +172,7 @@ impl Link {
             if before <= self.activation {
                 return None;
             }
-            self = Link { activation: before, before: ptr::null(), stack: self.stack };
-        }
-    }
-
-    /// How far down the stack reaches on which a call at `here` begins, which is not the one that the link is on; as far
-    /// as that is known.
-    fn limit_of_stack_at(self, here: usize) -> usize {
-        let address = self.activation.addr();
-        if address < here {
-            address
-        } else if self.stack.floor() <= here {
-            self.stack.floor()
-        } else {
-            0
+            self = Link { activation: before, before: ptr::null(), ..self };
         }
     }
 
@@ -454,17 +476,20 @@ pub unsafe fn catch_trap_with(
     let link = slot.get();
     let around = link.innermost(here);
     let previous = match around {
-        Some(around) => Link { activation: around, before: around.previous.activation, stack: around.stack },
+        Some(around) => {
+            Link { activation: around, before: around.previous.activation, stack: around.stack, others: around.others }
+        }
         // What is on this stack has gone.
         None if link.stack.contains(here) => Link::NONE,
         None => link,
     };
+    let others = previous.others.seen_from(here, previous.activation.addr());
     let stack = match stack {
         Some(given) => given,
         None if previous.stack.is_known() && previous.stack.contains(here) => previous.stack,
         None if own.contains(here) => own,
         // Its end is this call: what is above is of no interest.
-        None => Stack::unknown(previous.limit_of_stack_at(here), here.saturating_add(LARGEST_FRAME)),
+        None => Stack::unknown(others.below, here.saturating_add(LARGEST_FRAME)),
     };
     let held = exit.map(|exit| (exit, exit.fp(), exit.pc()));
     // What the previous activation's cell says now it may not say later: this one may share it.
@@ -476,6 +501,7 @@ pub unsafe fn catch_trap_with(
         sp: UnsafeCell::new(0),
         previous,
         stack,
+        others,
         outermost: previous.activation.is_null() && slot.other().get().activation.is_null(),
         caller,
         exit: exit.map_or(ptr::null(), ptr::from_ref),
@@ -483,7 +509,7 @@ pub unsafe fn catch_trap_with(
         trap: Cell::new(None),
     });
     let inside = Inside { activation, slot, held };
-    slot.set(Link { activation, before: previous.activation, stack });
+    slot.set(Link { activation, before: previous.activation, stack, others });
     // SAFETY: the caller answers for `f`; a landing comes here, too.
     let trapped = unsafe { arch::enter(f, arg, activation.sp.get()) };
     drop(inside);
@@ -563,5 +589,138 @@ pub unsafe fn raise(code: TrapCode) -> ! {
             );
             std::process::abort()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A piece of memory as a stack, with calls on it as they would lie there.
+    struct Made {
+        words: Box<[usize; WORDS]>,
+    }
+
+    const WORDS: usize = 4096;
+
+    impl Made {
+        fn new() -> Made {
+            Made { words: vec![0; WORDS].try_into().unwrap() }
+        }
+
+        fn at(&self, word: usize) -> usize {
+            self.words.as_ptr().expose_provenance() + word * 16
+        }
+
+        fn stack(&self) -> Stack {
+            Stack::given(&(self.at(0)..self.at(WORDS / 2)), 0)
+        }
+
+        fn link(&self, activation: *const Activation, before: *const Activation) -> Link {
+            Link { activation, before, stack: self.stack(), others: Others::NONE }
+        }
+
+        /// An activation in a frame so many pairs of words up, which entered guest code 20 pairs further down.
+        fn call(&mut self, pair: usize, previous: *const Activation) -> *const Activation {
+            let place = ptr::with_exposed_provenance_mut::<Activation>(self.at(pair));
+            let previous = self.link(previous, ptr::null());
+            let activation = Activation {
+                sp: UnsafeCell::new(self.at(pair - 20)),
+                previous,
+                stack: self.stack(),
+                others: Others::NONE,
+                outermost: false,
+                caller: None,
+                exit: ptr::null(),
+                trace: None,
+                trap: Cell::new(None),
+            };
+            // SAFETY: within the memory, which is aligned to a word and more.
+            unsafe {
+                place.write(activation);
+                ptr::with_exposed_provenance_mut::<usize>(self.at(pair - 20) + arch::OWNER)
+                    .write((*place).sp.get().addr());
+            }
+            place
+        }
+    }
+
+    fn found(link: Link, sp: usize) -> *const Activation {
+        link.innermost(sp).map_or(ptr::null(), ptr::from_ref)
+    }
+
+    #[test]
+    fn an_activation_is_found_from_below_the_frame_that_it_entered_from() {
+        let mut made = Made::new();
+        let call = made.call(1000, ptr::null());
+        let link = made.link(call, ptr::null());
+        for (pair, expected) in [(0, call), (979, call), (980, call), (981, ptr::null()), (1000, ptr::null())] {
+            assert_eq!(found(link, made.at(pair)), expected, "{pair}");
+        }
+        assert_eq!(found(link, made.at(0) - 1), ptr::null(), "another stack");
+        assert_eq!(found(Link::NONE, made.at(0)), ptr::null());
+    }
+
+    #[test]
+    fn an_activation_and_its_frame_have_each_others_address() {
+        for (what, pair, offset, value) in [
+            ("the owner", 980, arch::OWNER / 8, 0),
+            ("the owner, by one word", 980, arch::OWNER / 8, 8),
+            ("the stack pointer, as when it has been left", 1000, 0, 0),
+            ("the stack pointer, unaligned", 1000, 0, 1),
+        ] {
+            let mut made = Made::new();
+            let call = made.call(1000, ptr::null());
+            let link = made.link(call, ptr::null());
+            assert_eq!(found(link, made.at(0)), call);
+            // SAFETY: in this memory.
+            unsafe {
+                let word = ptr::with_exposed_provenance_mut::<usize>(made.at(pair) + 8 * offset);
+                let word = if pair == 1000 { (*call).sp.get() } else { word };
+                word.write(if value == 0 { 0 } else { word.read() + value });
+            }
+            assert_eq!(found(link, made.at(0)), ptr::null(), "{what}");
+        }
+    }
+
+    /// Whatever the order: never further down than the next one below, and no nearer for up to three.
+    #[test]
+    fn the_nearest_activation_below_is_known() {
+        fn each_order(left: &[usize], done: &mut Vec<usize>, others: Others) {
+            for (index, here) in left.iter().enumerate() {
+                let seen = others.seen_from(*here, done.last().copied().unwrap_or(0));
+                let below = done.iter().copied().filter(|other| other < here).max().unwrap_or(0);
+                let above = done.iter().copied().filter(|other| other > here).min().unwrap_or(usize::MAX);
+                assert!(below <= seen.below && seen.below <= *here, "{here} after {done:?}: {seen:?}");
+                assert!(*here <= seen.above && seen.above <= above, "{here} after {done:?}: {seen:?}");
+                let all = [done.as_slice(), &[*here]].concat();
+                let in_order = all.is_sorted() || all.iter().rev().is_sorted();
+                assert!(done.len() > 2 && !in_order || (seen.below, seen.above) == (below, above), "{here}, {done:?}");
+                let mut left = left.to_vec();
+                done.push(left.remove(index));
+                each_order(&left, done, seen);
+                done.pop();
+            }
+        }
+        each_order(&[10, 20, 30, 40, 50, 60], &mut Vec::new(), Others::NONE);
+    }
+
+    #[test]
+    fn one_that_has_gone_leads_to_the_one_around_it() {
+        let mut made = Made::new();
+        let outer = made.call(1500, ptr::null());
+        let gone = made.call(1000, outer);
+        let deeper = made.call(500, gone);
+        let sp = made.at(1200);
+        assert_eq!(found(made.link(deeper, gone), sp), outer);
+        assert_eq!(found(made.link(gone, outer), sp), outer);
+        assert_eq!(found(made.link(outer, ptr::null()), sp), outer);
+        // Written over: what was before it is still known.
+        made.call(1000, outer);
+        // SAFETY: in this memory.
+        unsafe { (*gone).sp.get().write(0) };
+        assert_eq!(found(made.link(gone, outer), sp), outer);
+        assert_eq!(found(made.link(gone, ptr::null()), sp), ptr::null());
+        assert_eq!(found(made.link(gone, gone), sp), ptr::null(), "and this ends");
     }
 }

@@ -77,10 +77,6 @@ impl Stack {
         self.kind != Kind::Unknown
     }
 
-    pub(super) fn floor(self) -> usize {
-        self.floor
-    }
-
     /// Whether a fault at this address, in code with that stack pointer, is an overflow of this stack.
     pub(super) fn overflows(self, fault: usize, sp: usize) -> bool {
         match self.kind {

@@ -20,10 +20,10 @@ pub struct Fiber {
     ended: Cell<bool>,
 }
 
-/// Two whose mappings have this length in bytes, the first right below the second.
-pub fn two_fibers(length: usize) -> [Fiber; 2] {
-    let mapping = map(2 * length);
-    [Fiber::at(mapping, length), Fiber::at(mapping.wrapping_byte_add(length), length)]
+/// Some whose mappings have this length in bytes, each right above the one before.
+pub fn fibers<const N: usize>(length: usize) -> [Fiber; N] {
+    let mapping = map(N * length);
+    std::array::from_fn(|index| Fiber::at(mapping.wrapping_byte_add(index * length), length))
 }
 
 fn map(length: usize) -> *mut c_void {
