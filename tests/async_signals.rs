@@ -226,7 +226,7 @@ fn signals_at_random_instructions_get_right_answers() {
                 scope.spawn(move || {
                     choose_stack(t);
                     // SAFETY: no preconditions.
-                    ready.send(unsafe { libc::pthread_self() }).unwrap();
+                    ready.send(unsafe { libc::pthread_self() } as usize).unwrap();
                     work(t, over);
                 })
             })
@@ -235,7 +235,7 @@ fn signals_at_random_instructions_get_right_answers() {
         let mut sent = 0;
         while HANDLED.load(Ordering::Relaxed) < SIGNALS && threads.iter().all(|thread| !thread.is_finished()) {
             // SAFETY: the threads are not joined yet.
-            assert_eq!(unsafe { libc::pthread_kill(targets[sent % THREADS], libc::SIGUSR1) }, 0);
+            assert_eq!(unsafe { libc::pthread_kill(targets[sent % THREADS] as libc::pthread_t, libc::SIGUSR1) }, 0);
             sent += 1;
             if sent % THREADS == 0 {
                 // Until somebody has been served: signals that are pending already are merged.

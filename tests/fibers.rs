@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
-use std::{ptr, thread};
+use std::{mem, ptr, thread};
 use trapline::signal::{Entry, Trap, catch_trap, catch_trap_with};
 use trapline::{Backtrace, BacktraceEnd, TrapCode};
 
@@ -112,11 +112,11 @@ fn an_overflow_of_a_thread_on_a_stack_of_the_embedders_is_a_trap() {
         let (stack, _) = memory.stack();
         // SAFETY: valid attributes and memory; the thread is joined.
         unsafe {
-            let mut attributes = std::mem::zeroed();
+            let mut attributes = mem::zeroed();
             assert_eq!(libc::pthread_attr_init(&mut attributes), 0);
             let base = ptr::with_exposed_provenance_mut(stack.start);
             assert_eq!(libc::pthread_attr_setstack(&mut attributes, base, stack.len()), 0);
-            let (mut thread, mut value) = (0, ptr::null_mut());
+            let (mut thread, mut value) = (mem::zeroed(), ptr::null_mut());
             assert_eq!(libc::pthread_create(&mut thread, &attributes, body, (&raw mut argument).cast()), 0);
             assert_eq!(libc::pthread_join(thread, &mut value), 0);
             assert_eq!(value.addr(), 1);
@@ -129,7 +129,7 @@ fn an_overflow_of_a_thread_on_a_stack_of_the_embedders_is_a_trap() {
 fn lowest_address() -> usize {
     // SAFETY: asks for this thread, which exists; the attributes are initialised by the answer.
     unsafe {
-        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        let mut attributes: libc::pthread_attr_t = mem::zeroed();
         let (mut low, mut size) = (ptr::null_mut(), 0);
         assert_eq!(libc::pthread_getattr_np(libc::pthread_self(), &mut attributes), 0);
         assert_eq!(libc::pthread_attr_getstack(&attributes, &mut low, &mut size), 0);
@@ -236,7 +236,7 @@ fn fibers_that_return_out_of_order_leave_traps_of_later_calls_right() {
             assert_eq!(order.get(), 12);
             // What the first one left on its stack is not taken for a call that goes on.
             fibers[first].start(move |fiber| {
-                let room = std::hint::black_box(std::mem::MaybeUninit::<[u8; 8192]>::uninit());
+                let room = std::hint::black_box(mem::MaybeUninit::<[u8; 8192]>::uninit());
                 let mut backtrace = Backtrace::<8>::new();
                 let (stack, guard) = fiber.stack();
                 let entry = Entry::new().backtrace(&mut backtrace).stack(stack, guard);

@@ -169,10 +169,10 @@ fn the_first_lookup_of_a_thread_that_rust_did_not_make_neither_allocates_nor_fre
     }
     let _alone = fill();
     for _ in 0..20 {
-        let mut thread = 0 as libc::pthread_t;
         let mut result = ptr::null_mut();
         // SAFETY: `first` is a thread's entry that does not unwind, and the pointers are valid.
         unsafe {
+            let mut thread = std::mem::zeroed();
             assert_eq!(libc::pthread_create(&mut thread, ptr::null(), first, ptr::null_mut()), 0);
             assert_eq!(libc::pthread_join(thread, &mut result), 0);
         }

@@ -27,8 +27,13 @@ fn overflow_three_times() {
     }
 }
 
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+
 /// Sets a soft limit, and returns the one before.
-fn limit(what: libc::__rlimit_resource_t, value: u64) -> u64 {
+fn limit(what: Resource, value: u64) -> u64 {
     // SAFETY: a valid structure, of this process.
     unsafe {
         let mut limit: libc::rlimit = mem::zeroed();
@@ -227,7 +232,7 @@ fn a_fault_near_the_stack_of_a_forks_child_is_not_an_overflow() {
             let mut attributes = mem::zeroed();
             assert_eq!(libc::pthread_attr_init(&mut attributes), 0);
             assert_eq!(libc::pthread_attr_setstack(&mut attributes, stack, SIZE), 0);
-            let (mut thread, mut status) = (0, ptr::null_mut());
+            let (mut thread, mut status) = (mem::zeroed(), ptr::null_mut());
             let argument = (&raw const code).cast_mut().cast();
             assert_eq!(libc::pthread_create(&mut thread, &attributes, body, argument), 0);
             assert_eq!(libc::pthread_join(thread, &mut status), 0);
@@ -258,7 +263,7 @@ fn an_overflow_of_a_thread_is_a_trap_whatever_the_size_of_its_guard() {
                 assert_eq!(libc::pthread_attr_init(&mut attributes), 0);
                 assert_eq!(libc::pthread_attr_setstacksize(&mut attributes, 4 << 20), 0);
                 assert_eq!(libc::pthread_attr_setguardsize(&mut attributes, guard), 0);
-                let (mut thread, mut value) = (0, ptr::null_mut());
+                let (mut thread, mut value) = (mem::zeroed(), ptr::null_mut());
                 assert_eq!(libc::pthread_create(&mut thread, &attributes, body, ptr::null_mut()), 0);
                 assert_eq!(libc::pthread_join(thread, &mut value), 0);
                 assert_eq!(value.addr(), 1, "{guard}");

@@ -6,7 +6,7 @@ mod common;
 use common::in_child;
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{mem, ptr, thread};
 use trapline::CodeRegistry;
@@ -70,10 +70,12 @@ fn start(body: extern "C-unwind" fn(*mut c_void) -> *mut c_void) -> libc::pthrea
             body,
         )
     };
-    let mut thread = 0;
-    // SAFETY: valid pointers; the caller joins the thread.
-    assert_eq!(unsafe { libc::pthread_create(&mut thread, ptr::null(), body, ptr::null_mut()) }, 0);
-    thread
+    // SAFETY: all zeroes is a value to be overwritten; valid pointers; the caller joins the thread.
+    unsafe {
+        let mut thread = mem::zeroed();
+        assert_eq!(libc::pthread_create(&mut thread, ptr::null(), body, ptr::null_mut()), 0);
+        thread
+    }
 }
 
 /// Waits for the end of a thread that [`start`] returned, and says what it returned.
@@ -197,10 +199,11 @@ fn lookups_and_writes_work_in_an_exit_handler() {
 #[test]
 fn a_thread_that_vanishes_inside_a_lookup_holds_up_what_it_saw_and_no_more() {
     static ITS_OWN: CodeRegistry<usize> = CodeRegistry::new();
-    static INSIDE: AtomicBool = AtomicBool::new(false);
+    static INSIDE: AtomicI32 = AtomicI32::new(0);
     extern "C-unwind" fn vanish(_: *mut c_void) -> *mut c_void {
         ITS_OWN.with(page(0).start, |_| {
-            INSIDE.store(true, Ordering::Relaxed);
+            // SAFETY: no preconditions.
+            INSIDE.store(unsafe { libc::gettid() }, Ordering::Relaxed);
             // SAFETY: ends this thread on the spot, which is what is wanted.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         });
@@ -208,8 +211,15 @@ fn a_thread_that_vanishes_inside_a_lookup_holds_up_what_it_saw_and_no_more() {
     }
     ITS_OWN.register(page(0), Arc::new(0)).unwrap().leak();
     assert_nobody_is_inside(&ITS_OWN);
-    join(start(vanish));
-    assert!(INSIDE.load(Ordering::Relaxed));
+    start(vanish);
+    // The C library may not notice, so that it cannot be asked to wait.
+    let is_there = |thread: i32| {
+        // SAFETY: sends nothing.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, 0) == 0 }
+    };
+    while INSIDE.load(Ordering::Relaxed) == 0 || is_there(INSIDE.load(Ordering::Relaxed)) {
+        thread::yield_now();
+    }
     for _ in 0..10 {
         drop(ITS_OWN.register(page(1), Arc::new(0)).unwrap());
         ITS_OWN.reclaim();

@@ -134,7 +134,7 @@ fn samples_at_random_instructions_have_right_frames() {
             let (ready, target) = std::sync::mpsc::channel();
             let sampled = scope.spawn(move || {
                 // SAFETY: no preconditions.
-                ready.send(unsafe { libc::pthread_self() }).unwrap();
+                ready.send(unsafe { libc::pthread_self() } as usize).unwrap();
                 let exit = Exit::new();
                 let mut depth = 0;
                 while !over.load(Ordering::SeqCst) {
@@ -147,7 +147,7 @@ fn samples_at_random_instructions_have_right_frames() {
                 // It has to get on in between, a different way each time.
                 (0..sent * 7 % 1_009).for_each(|_| std::hint::spin_loop());
                 // SAFETY: the thread is not joined yet.
-                assert_eq!(unsafe { libc::pthread_kill(target, libc::SIGPROF) }, 0);
+                assert_eq!(unsafe { libc::pthread_kill(target as libc::pthread_t, libc::SIGPROF) }, 0);
                 while COLLECTED.done.load(Ordering::SeqCst) <= sent && !sampled.is_finished() {
                     thread::yield_now();
                 }

@@ -320,7 +320,7 @@ fn stores_on_many_threads_and_handlers_among_them_get_right_answers() {
                 let ready = ready.clone();
                 scope.spawn(move || {
                     // SAFETY: no preconditions.
-                    ready.send(unsafe { libc::pthread_self() }).unwrap();
+                    ready.send(unsafe { libc::pthread_self() } as usize).unwrap();
                     work(thread, shared, over, steps);
                 })
             })
@@ -330,7 +330,7 @@ fn stores_on_many_threads_and_handlers_among_them_get_right_answers() {
         while !enough() && threads.iter().all(|thread| !thread.is_finished()) {
             for target in &targets {
                 // SAFETY: the threads are not joined yet.
-                assert_eq!(unsafe { libc::pthread_kill(*target, libc::SIGUSR1) }, 0);
+                assert_eq!(unsafe { libc::pthread_kill(*target as libc::pthread_t, libc::SIGUSR1) }, 0);
             }
             // A signal that is pending already is merged with the next.
             thread::yield_now();
