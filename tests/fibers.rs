@@ -234,20 +234,42 @@ fn fibers_that_return_out_of_order_leave_traps_of_later_calls_right() {
             fibers[1 - first].resume();
             assert!(fibers[1 - first].has_ended());
             assert_eq!(order.get(), 12);
-            // What the first one left on its stack is not taken for a call that goes on.
-            fibers[first].start(move |fiber| {
-                let room = std::hint::black_box(mem::MaybeUninit::<[u8; 8192]>::uninit());
-                let mut backtrace = Backtrace::<8>::new();
-                let (stack, guard) = fiber.stack();
-                let entry = Entry::new().backtrace(&mut backtrace).stack(stack, guard);
-                // SAFETY: the guest skips only its own frame.
-                unsafe { catch_trap_with(code.guest(), ptr::null_mut(), entry) }.unwrap_err();
-                assert_eq!((backtrace.len(), backtrace.end()), (1, BacktraceEnd::Complete));
-                std::hint::black_box(&room);
-            });
-            assert!(fibers[first].has_ended());
             fibers.iter().for_each(Fiber::unmap);
         }
+    })
+    .well();
+}
+
+/// They are left out of order, so that the first is the last one in the list of calls.
+#[test]
+fn what_a_call_left_on_its_stack_is_not_taken_for_a_call() {
+    fn enter_and_pause(fiber: &Fiber) {
+        let mut room = mem::MaybeUninit::<[u8; 4096]>::uninit();
+        std::hint::black_box(&mut room);
+        let (stack, guard) = fiber.stack();
+        let this = ptr::from_ref(fiber).cast_mut().cast::<c_void>();
+        // SAFETY: nothing traps.
+        unsafe { catch_trap_with(pause_and_return, this, Entry::new().stack(stack, guard)) }.unwrap();
+    }
+    in_child("", || {
+        install_all();
+        let code = leaked(INVALID, &[(0, TrapCode::Unreachable)]);
+        let fibers = fibers::<2>(STACK);
+        fibers.iter().for_each(|fiber| fiber.start(enter_and_pause));
+        fibers.iter().for_each(Fiber::resume);
+        fibers[0].start(move |fiber| {
+            // From deeper than the first call was, which nothing has written over.
+            let mut room = mem::MaybeUninit::<[u8; 16384]>::uninit();
+            std::hint::black_box(&mut room);
+            let mut backtrace = Backtrace::<8>::new();
+            let (stack, guard) = fiber.stack();
+            let entry = Entry::new().backtrace(&mut backtrace).stack(stack, guard);
+            // SAFETY: the guest skips only its own frame.
+            unsafe { catch_trap_with(code.guest(), ptr::null_mut(), entry) }.unwrap_err();
+            assert_eq!((backtrace.len(), backtrace.end()), (1, BacktraceEnd::Complete));
+            std::hint::black_box(&mut room);
+        });
+        assert!(fibers[0].has_ended());
     })
     .well();
 }

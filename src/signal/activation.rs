@@ -658,6 +658,34 @@ mod tests {
             assert_eq!(found(link, made.at(pair)), expected, "{pair}");
         }
         assert_eq!(found(link, made.at(0) - 1), ptr::null(), "another stack");
+    }
+
+    #[test]
+    fn an_activation_below_the_pointer_is_not_looked_at_on_a_stack_that_may_have_ended() {
+        let mut made = Made::new();
+        let around = made.call(1090, ptr::null());
+        let call = made.call(1000, around);
+        let link = made.link(call, ptr::null());
+        assert_eq!(found(link, made.at(1050)), around);
+        let unknown = Link { stack: Stack::unknown(made.at(0), made.at(1100)), ..link };
+        assert_eq!(found(unknown, made.at(0)), call);
+        assert_eq!(found(unknown, made.at(1050)), ptr::null());
+    }
+
+    #[test]
+    fn an_activation_that_is_left_is_none_any_more() {
+        let mut made = Made::new();
+        let call = made.call(1000, ptr::null());
+        let link = made.link(call, ptr::null());
+        assert_eq!(found(link, made.at(0)), call);
+        // SAFETY: in this memory, and nobody else looks at it.
+        drop(Inside { activation: unsafe { &*call }, slot: Slot::Foreign, held: None });
+        assert_eq!(found(link, made.at(0)), ptr::null());
+    }
+
+    #[test]
+    fn without_an_activation_there_is_none() {
+        let made = Made::new();
         assert_eq!(found(Link::NONE, made.at(0)), ptr::null());
     }
 
@@ -703,6 +731,21 @@ mod tests {
             }
         }
         each_order(&[10, 20, 30, 40, 50, 60], &mut Vec::new(), Others::NONE);
+    }
+
+    #[test]
+    fn an_activation_is_near_its_frame() {
+        let mut made = Made::new();
+        let call = made.call(1000, ptr::null());
+        for (entry, expected) in [(1000 - LARGEST_FRAME / 16, call), (1000 - LARGEST_FRAME / 16 - 1, ptr::null())] {
+            let entry = made.at(entry);
+            // SAFETY: in this memory.
+            unsafe {
+                (*call).sp.get().write(entry);
+                ptr::with_exposed_provenance_mut::<usize>(entry + arch::OWNER).write((*call).sp.get().addr());
+            }
+            assert_eq!(found(made.link(call, ptr::null()), made.at(0)), expected);
+        }
     }
 
     #[test]
