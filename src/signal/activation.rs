@@ -1,29 +1,13 @@
 //! Entering guest code, and leaving it through a trap.
 //!
-//! An activation lives in the frame of [`catch_trap`]. The thread's innermost one on its own stack is in `OWN`, on other
-//! stacks in `FOREIGN`. The handler that writes to an activation runs on the thread that owns it, while that thread is
+//! An activation lives in the frame of [`catch_trap`]; how the thread's innermost one is found is told in `innermost`.
+//! The handler that writes to an activation runs on the thread that owns it, while that thread is
 //! inside `arch::enter`: the call is opaque to the compiler and the activation is reachable from it, so plain memory is
 //! enough and no atomic is needed. The same goes for the buffer of a backtrace, which is reachable from the activation.
-//!
-//! # When an activation is believed
-//!
-//! A frame can go without `catch_trap` knowing: by `longjmp`, or with the stack of a fiber that nobody resumes. And a
-//! thread that switches between fibers is not always in the call that it entered last. So a pointer to an activation
-//! comes with the bounds of its stack, and is followed only from a stack pointer within these bounds and below it: what
-//! is in between is mapped then. What it points at is taken for an activation if it and the frame that `enter` made
-//! below it have each other's address. On the way out of `catch_trap`, by whatever way runs its destructors, the
-//! activation forgets that frame.
-//!
-//! An activation below the stack pointer is gone, and the one that it was called in is the innermost. What is left of it
-//! says which that was, if it is still intact.
-//!
-//! Of a stack that is neither the thread's own nor was described by the embedder ([`Entry::stack`]) only this much is
-//! known: it does not reach down to any activation that was there before and is below. That is enough to tell fibers
-//! apart as long as all of their calls are in the list; and if calls end out of order, so that they may not be, the
-//! process is aborted.
 
 use super::alt_stack;
 use super::exit::{Exit, ExitFrame};
+use super::innermost::{Place, innermost};
 use super::stack_guard::Stack;
 use super::trap::Trap;
 use super::{arch, trace};
@@ -39,12 +23,8 @@ use std::{fmt, ptr, ptr::NonNull};
 /// One call of [`catch_trap`] that has not returned.
 pub(super) struct Activation {
     /// The stack pointer of the frame to land on; 0 until `arch::enter` stores it, and again when it is left.
-    sp: UnsafeCell<usize>,
-    previous: Link,
-    stack: Stack,
-    others: Others,
-    /// Whether the thread was in no other call when it began this one.
-    outermost: bool,
+    pub(super) sp: UnsafeCell<usize>,
+    pub(super) place: Place,
     /// The frame of the previous activation's guest code that called out, to whoever made this activation.
     caller: Option<ExitFrame>,
     /// Null for none.
@@ -53,157 +33,14 @@ pub(super) struct Activation {
     trap: Cell<Option<Trap>>,
 }
 
-/// An activation, if it still is one, and the stack that it was made on.
-#[derive(Clone, Copy)]
-struct Link {
-    activation: *const Activation,
-    /// The one before it, for when the frame of that one has gone, and was written over.
-    before: *const Activation,
-    stack: Stack,
-    others: Others,
-}
-
-/// What is known of the addresses of the activations of a list, seen from the last one: as much as tells three stacks
-/// from each other, and any number that go up or down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Others {
-    /// The nearest on either side, or something nearer.
-    below: usize,
-    above: usize,
-    /// Of all, that one included.
-    lowest: usize,
-    highest: usize,
-}
-
-impl Others {
-    const NONE: Others = Others { below: 0, above: usize::MAX, lowest: usize::MAX, highest: 0 };
-
-    /// The same, seen from `here`, if this is seen from `last`.
-    fn seen_from(self, here: usize, last: usize) -> Others {
-        let nearest = if here < self.lowest {
-            (0, self.lowest)
-        } else if here > self.highest {
-            (self.highest, usize::MAX)
-        } else if self.below < here && here < last {
-            (self.below, last)
-        } else if last < here && here < self.above {
-            (last, self.above)
-        } else {
-            (here, here)
-        };
-        let (lowest, highest) = (self.lowest.min(here), self.highest.max(here));
-        Others { below: nearest.0, above: nearest.1, lowest, highest }
-    }
-}
-
-/// Of `catch_trap_with` and `enter` together, at most, in bytes.
-const LARGEST_FRAME: usize = 4096;
-
-thread_local! {
-    // Initialised at compile time and without a destructor: an access is an address computation, nothing is
-    // registered or allocated. `catch_trap` touches them before any handler does.
-    static OWN: Cell<Link> = const { Cell::new(Link::NONE) };
-    static FOREIGN: Cell<Link> = const { Cell::new(Link::NONE) };
-}
-
-/// One of the two thread-locals.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Own,
-    Foreign,
-}
-
-impl Slot {
-    fn other(self) -> Slot {
-        match self {
-            Slot::Own => Slot::Foreign,
-            Slot::Foreign => Slot::Own,
-        }
-    }
-
-    fn get(self) -> Link {
-        match self {
-            Slot::Own => OWN.get(),
-            Slot::Foreign => FOREIGN.get(),
-        }
-    }
-
-    fn set(self, link: Link) {
-        match self {
-            Slot::Own => OWN.set(link),
-            Slot::Foreign => FOREIGN.set(link),
-        }
-    }
-}
-
-/// The innermost activation on the stack that `sp` is on; `None` if that is not known to be one of this thread's.
-/// Handlers: only after the registry said that this thread runs guest code.
-///
-/// The reference must not be used after that activation's `catch_trap` returned.
-pub(super) fn innermost<'a>(sp: usize) -> Option<&'a Activation> {
-    let link = OWN.get();
-    let link = if link.stack.contains(sp) {
-        link
-    } else if alt_stack::own_stack().is_some_and(|own| own.contains(sp)) {
-        return None;
-    } else {
-        FOREIGN.get()
-    };
-    link.innermost(sp)
-}
-
-impl Link {
-    const NONE: Link = Link { activation: ptr::null(), before: ptr::null(), stack: Stack::NONE, others: Others::NONE };
-
-    /// See [`innermost`].
-    fn innermost<'a>(mut self, sp: usize) -> Option<&'a Activation> {
-        loop {
-            let before = if !self.is_intact(sp) {
-                self.before
-            } else if self.activation.addr() > sp {
-                // SAFETY: on the stack that is executing, above the stack pointer, and what `catch_trap` made it:
-                // its frame is still there.
-                return unsafe { self.activation.as_ref() };
-            } else {
-                // SAFETY: as `is_intact` says, it can be read; whatever is there is a pointer.
-                unsafe { (&raw const (*self.activation).previous.activation).read_volatile() }
-            };
-            // Callers are above, so this ends.
-            if before <= self.activation {
-                return None;
-            }
-            self = Link { activation: before, before: ptr::null(), ..self };
-        }
-    }
-
-    /// Whether there is an activation, or what is left of it, of the stack that `sp` is on.
-    fn is_intact(self, sp: usize) -> bool {
-        let Link { activation, stack, .. } = self;
-        let address = activation.addr();
-        if !stack.contains(sp) || !stack.contains(address) || !activation.is_aligned() {
-            return false;
-        }
-        // Below the stack pointer, an unknown stack may have ended.
-        if address <= sp && !stack.is_known() {
-            return false;
-        }
-        // SAFETY: on the stack that `sp` is on, which is in use above `sp`, and has been below.
-        let entry = unsafe { (&raw const (*activation).sp).cast::<usize>().read_volatile() };
-        let below = address.wrapping_sub(entry);
-        if below > LARGEST_FRAME || !entry.is_multiple_of(16) || !stack.contains(entry) || (sp < address && entry < sp)
-        {
-            return false;
-        }
-        // SAFETY: as above, and aligned.
-        let owner = unsafe { ptr::with_exposed_provenance::<usize>(entry.wrapping_add(arch::OWNER)).read_volatile() };
-        // SAFETY: no access.
-        owner == unsafe { (&raw const (*activation).sp).addr() }
-    }
-}
-
 impl Activation {
+    pub(super) const fn new(place: Place) -> Activation {
+        let (sp, trap) = (UnsafeCell::new(0), Cell::new(None));
+        Activation { sp, place, caller: None, exit: ptr::null(), trace: None, trap }
+    }
+
     pub(super) fn stack(&self) -> Stack {
-        self.stack
+        self.place.stack()
     }
 
     /// The stack pointer of the frame to land on: the end of the stack that belongs to the guest code. `None` if the
@@ -216,12 +53,20 @@ impl Activation {
 
     /// The activation around this one, on the same stack.
     pub(super) fn previous(&self) -> Option<&Activation> {
-        self.previous.innermost(ptr::from_ref(self).addr())
+        self.place.previous(ptr::from_ref(self).addr())
     }
 
     /// Whether there was none when this one was made, on any stack.
     pub(super) fn is_outermost(&self) -> bool {
-        self.outermost
+        self.place.is_outermost()
+    }
+
+    /// Nobody takes it for one that is entered from now on.
+    pub(super) fn leave(&self) {
+        // Volatile: readers find it by its address.
+        // SAFETY: `enter` has been left, and nobody else writes to it.
+        unsafe { self.sp.get().write_volatile(0) };
+        self.place.leave(self);
     }
 
     /// Where the guest code of the previous activation called out, if that is known.
@@ -462,9 +307,9 @@ pub unsafe fn catch_trap_with(
         Err(error) => panic!("cannot prepare this thread for catching traps: {error}"),
     };
     let Entry { trace, exit, stack } = entry;
-    let mut place = MaybeUninit::<Activation>::uninit();
+    let mut room = MaybeUninit::<Activation>::uninit();
     // The activations before this one are above it.
-    let here = place.as_ptr().wrapping_add(1).addr();
+    let here = room.as_ptr().wrapping_add(1).addr();
     if let Some(given) = stack {
         assert!(given.contains(here), "called at {here:#x}, which is not on the stack that was given ({given})");
     }
@@ -472,44 +317,17 @@ pub unsafe fn catch_trap_with(
         trace.restart(PcKind::ReturnAddress);
         NonNull::from(trace)
     });
-    let slot = if own.contains(here) { Slot::Own } else { Slot::Foreign };
-    let link = slot.get();
-    let around = link.innermost(here);
-    let previous = match around {
-        Some(around) => {
-            Link { activation: around, before: around.previous.activation, stack: around.stack, others: around.others }
-        }
-        // What is on this stack has gone.
-        None if link.stack.contains(here) => Link::NONE,
-        None => link,
-    };
-    let others = previous.others.seen_from(here, previous.activation.addr());
-    let stack = match stack {
-        Some(given) => given,
-        None if previous.stack.is_known() && previous.stack.contains(here) => previous.stack,
-        None if own.contains(here) => own,
-        // Its end is this call: what is above is of no interest.
-        None => Stack::unknown(others.below, here.saturating_add(LARGEST_FRAME)),
-    };
+    let (place, around) = Place::of_call(here, own, stack);
     let held = exit.map(|exit| (exit, exit.fp(), exit.pc()));
     // What the previous activation's cell says now it may not say later: this one may share it.
     let caller = around.and_then(Activation::exit);
     if let Some(exit) = exit {
         exit.clear();
     }
-    let activation: &Activation = place.write(Activation {
-        sp: UnsafeCell::new(0),
-        previous,
-        stack,
-        others,
-        outermost: previous.activation.is_null() && slot.other().get().activation.is_null(),
-        caller,
-        exit: exit.map_or(ptr::null(), ptr::from_ref),
-        trace,
-        trap: Cell::new(None),
-    });
-    let inside = Inside { activation, slot, held };
-    slot.set(Link { activation, before: previous.activation, stack, others });
+    let exit = exit.map_or(ptr::null(), ptr::from_ref);
+    let activation: &Activation = room.write(Activation { caller, exit, trace, ..Activation::new(place) });
+    let inside = Inside { activation, held };
+    place.enter(activation);
     // SAFETY: the caller answers for `f`; a landing comes here, too.
     let trapped = unsafe { arch::enter(f, arg, activation.sp.get()) };
     drop(inside);
@@ -522,38 +340,16 @@ pub unsafe fn catch_trap_with(
 /// Puts everything back when [`catch_trap_with`] is left, be it by unwinding.
 struct Inside<'a> {
     activation: &'a Activation,
-    slot: Slot,
     held: Option<(&'a Exit, usize, usize)>,
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        // Nobody takes it for one that is entered from now on. Volatile: readers find it by its address.
-        // SAFETY: `enter` has been left, and nobody else writes to it.
-        unsafe { self.activation.sp.get().write_volatile(0) };
-        leave(self.activation, self.slot);
+        self.activation.leave();
         if let Some((exit, fp, pc)) = self.held {
             exit.set(fp, pc);
         }
     }
-}
-
-/// Makes the activation before this one the innermost. (Not inlined: a fiber may have changed its thread.)
-#[inline(never)]
-fn leave(left: &Activation, slot: Slot) {
-    let current = slot.get();
-    // Others that are deeper on the same stack have gone without telling.
-    let inside = slot == Slot::Own || (left.stack.is_known() && left.stack.contains(current.activation.addr()));
-    if ptr::eq(current.activation, left) || inside {
-        slot.set(left.previous);
-    } else if !current.activation.is_null() && !current.stack.is_known() && !left.stack.is_known() {
-        eprintln!(
-            "trapline: catch_trap on a stack of unknown bounds returns before one that was called later on this thread; \
-             to switch between fibers inside of catch_trap, say with Entry::stack where their stacks are"
-        );
-        std::process::abort();
-    }
-    // Otherwise a fiber that has been resumed in between is the innermost, and stays it.
 }
 
 /// Ends the innermost [`catch_trap`] of this thread with the trap `code`, from a host function that guest code called.
@@ -589,181 +385,5 @@ pub unsafe fn raise(code: TrapCode) -> ! {
             );
             std::process::abort()
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A piece of memory as a stack, with calls on it as they would lie there.
-    struct Made {
-        words: Box<[usize; WORDS]>,
-    }
-
-    const WORDS: usize = 4096;
-
-    impl Made {
-        fn new() -> Made {
-            Made { words: vec![0; WORDS].try_into().unwrap() }
-        }
-
-        fn at(&self, word: usize) -> usize {
-            self.words.as_ptr().expose_provenance() + word * 16
-        }
-
-        fn stack(&self) -> Stack {
-            Stack::given(&(self.at(0)..self.at(WORDS / 2)), 0)
-        }
-
-        fn link(&self, activation: *const Activation, before: *const Activation) -> Link {
-            Link { activation, before, stack: self.stack(), others: Others::NONE }
-        }
-
-        /// An activation in a frame so many pairs of words up, which entered guest code 20 pairs further down.
-        fn call(&mut self, pair: usize, previous: *const Activation) -> *const Activation {
-            let place = ptr::with_exposed_provenance_mut::<Activation>(self.at(pair));
-            let previous = self.link(previous, ptr::null());
-            let activation = Activation {
-                sp: UnsafeCell::new(self.at(pair - 20)),
-                previous,
-                stack: self.stack(),
-                others: Others::NONE,
-                outermost: false,
-                caller: None,
-                exit: ptr::null(),
-                trace: None,
-                trap: Cell::new(None),
-            };
-            // SAFETY: within the memory, which is aligned to a word and more.
-            unsafe {
-                place.write(activation);
-                ptr::with_exposed_provenance_mut::<usize>(self.at(pair - 20) + arch::OWNER)
-                    .write((*place).sp.get().addr());
-            }
-            place
-        }
-    }
-
-    fn found(link: Link, sp: usize) -> *const Activation {
-        link.innermost(sp).map_or(ptr::null(), ptr::from_ref)
-    }
-
-    #[test]
-    fn an_activation_is_found_from_below_the_frame_that_it_entered_from() {
-        let mut made = Made::new();
-        let call = made.call(1000, ptr::null());
-        let link = made.link(call, ptr::null());
-        for (pair, expected) in [(0, call), (979, call), (980, call), (981, ptr::null()), (1000, ptr::null())] {
-            assert_eq!(found(link, made.at(pair)), expected, "{pair}");
-        }
-        assert_eq!(found(link, made.at(0) - 1), ptr::null(), "another stack");
-    }
-
-    #[test]
-    fn an_activation_below_the_pointer_is_not_looked_at_on_a_stack_that_may_have_ended() {
-        let mut made = Made::new();
-        let around = made.call(1090, ptr::null());
-        let call = made.call(1000, around);
-        let link = made.link(call, ptr::null());
-        assert_eq!(found(link, made.at(1050)), around);
-        let unknown = Link { stack: Stack::unknown(made.at(0), made.at(1100)), ..link };
-        assert_eq!(found(unknown, made.at(0)), call);
-        assert_eq!(found(unknown, made.at(1050)), ptr::null());
-    }
-
-    #[test]
-    fn an_activation_that_is_left_is_none_any_more() {
-        let mut made = Made::new();
-        let call = made.call(1000, ptr::null());
-        let link = made.link(call, ptr::null());
-        assert_eq!(found(link, made.at(0)), call);
-        // SAFETY: in this memory, and nobody else looks at it.
-        drop(Inside { activation: unsafe { &*call }, slot: Slot::Foreign, held: None });
-        assert_eq!(found(link, made.at(0)), ptr::null());
-    }
-
-    #[test]
-    fn without_an_activation_there_is_none() {
-        let made = Made::new();
-        assert_eq!(found(Link::NONE, made.at(0)), ptr::null());
-    }
-
-    #[test]
-    fn an_activation_and_its_frame_have_each_others_address() {
-        for (what, pair, offset, value) in [
-            ("the owner", 980, arch::OWNER / 8, 0),
-            ("the owner, by one word", 980, arch::OWNER / 8, 8),
-            ("the stack pointer, as when it has been left", 1000, 0, 0),
-            ("the stack pointer, unaligned", 1000, 0, 1),
-        ] {
-            let mut made = Made::new();
-            let call = made.call(1000, ptr::null());
-            let link = made.link(call, ptr::null());
-            assert_eq!(found(link, made.at(0)), call);
-            // SAFETY: in this memory.
-            unsafe {
-                let word = ptr::with_exposed_provenance_mut::<usize>(made.at(pair) + 8 * offset);
-                let word = if pair == 1000 { (*call).sp.get() } else { word };
-                word.write(if value == 0 { 0 } else { word.read() + value });
-            }
-            assert_eq!(found(link, made.at(0)), ptr::null(), "{what}");
-        }
-    }
-
-    /// Whatever the order: never further down than the next one below, and no nearer for up to three.
-    #[test]
-    fn the_nearest_activation_below_is_known() {
-        fn each_order(left: &[usize], done: &mut Vec<usize>, others: Others) {
-            for (index, here) in left.iter().enumerate() {
-                let seen = others.seen_from(*here, done.last().copied().unwrap_or(0));
-                let below = done.iter().copied().filter(|other| other < here).max().unwrap_or(0);
-                let above = done.iter().copied().filter(|other| other > here).min().unwrap_or(usize::MAX);
-                assert!(below <= seen.below && seen.below <= *here, "{here} after {done:?}: {seen:?}");
-                assert!(*here <= seen.above && seen.above <= above, "{here} after {done:?}: {seen:?}");
-                let all = [done.as_slice(), &[*here]].concat();
-                let in_order = all.is_sorted() || all.iter().rev().is_sorted();
-                assert!(done.len() > 2 && !in_order || (seen.below, seen.above) == (below, above), "{here}, {done:?}");
-                let mut left = left.to_vec();
-                done.push(left.remove(index));
-                each_order(&left, done, seen);
-                done.pop();
-            }
-        }
-        each_order(&[10, 20, 30, 40, 50, 60], &mut Vec::new(), Others::NONE);
-    }
-
-    #[test]
-    fn an_activation_is_near_its_frame() {
-        let mut made = Made::new();
-        let call = made.call(1000, ptr::null());
-        for (entry, expected) in [(1000 - LARGEST_FRAME / 16, call), (1000 - LARGEST_FRAME / 16 - 1, ptr::null())] {
-            let entry = made.at(entry);
-            // SAFETY: in this memory.
-            unsafe {
-                (*call).sp.get().write(entry);
-                ptr::with_exposed_provenance_mut::<usize>(entry + arch::OWNER).write((*call).sp.get().addr());
-            }
-            assert_eq!(found(made.link(call, ptr::null()), made.at(0)), expected);
-        }
-    }
-
-    #[test]
-    fn one_that_has_gone_leads_to_the_one_around_it() {
-        let mut made = Made::new();
-        let outer = made.call(1500, ptr::null());
-        let gone = made.call(1000, outer);
-        let deeper = made.call(500, gone);
-        let sp = made.at(1200);
-        assert_eq!(found(made.link(deeper, gone), sp), outer);
-        assert_eq!(found(made.link(gone, outer), sp), outer);
-        assert_eq!(found(made.link(outer, ptr::null()), sp), outer);
-        // Written over: what was before it is still known.
-        made.call(1000, outer);
-        // SAFETY: in this memory.
-        unsafe { (*gone).sp.get().write(0) };
-        assert_eq!(found(made.link(gone, outer), sp), outer);
-        assert_eq!(found(made.link(gone, ptr::null()), sp), ptr::null());
-        assert_eq!(found(made.link(gone, gone), sp), ptr::null(), "and this ends");
     }
 }

@@ -1,7 +1,8 @@
 //! The decision: is this signal a trap of registered code? Read the rules in the module's documentation first.
 
+use super::innermost::innermost;
 use super::trap::{Trap, TrapSignal, TrapSite};
-use super::{activation, arch, trace};
+use super::{arch, trace};
 use crate::TrapCode;
 use crate::code::lookup_code;
 use std::ffi::{c_int, c_void};
@@ -58,7 +59,7 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
     if trap_code.is_none() && signum != libc::SIGSEGV {
         return false;
     }
-    let Some(activation) = activation::innermost(frame.sp) else {
+    let Some(activation) = innermost(frame.sp) else {
         return false;
     };
     // SAFETY: the kernel's arguments.

@@ -104,6 +104,7 @@ mod exit;
 #[cfg(debug_assertions)]
 mod forgotten;
 mod handle;
+mod innermost;
 mod install;
 mod library;
 mod old_actions;

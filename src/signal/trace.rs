@@ -16,9 +16,10 @@
 //! inner activation, up to the stack pointer that `enter` stored. What lies within is mapped stack of this thread,
 //! because the calls nest on one stack. (`catch_trap_with` and `sample` demand it.)
 
-use super::activation::{self, Activation};
+use super::activation::Activation;
 use super::arch;
 use super::exit::ExitFrame;
+use super::innermost::innermost;
 use crate::backtrace::Backtrace;
 use crate::code::code_view;
 use crate::handler::walk::{self, BacktraceEnd, Frame, PcKind, Trace};
@@ -70,8 +71,7 @@ pub unsafe fn sample<const N: usize>(context: *const c_void, backtrace: &mut Bac
             return BacktraceEnd::HostFrame;
         }
         // Registry first, thread-local last.
-        let Some((activation, _)) = activation::innermost(frame.sp).and_then(|found| Some((found, found.entry()?)))
-        else {
+        let Some((activation, _)) = innermost(frame.sp).and_then(|found| Some((found, found.entry()?))) else {
             return if trace.push(frame.pc) { BacktraceEnd::NoActivation } else { BacktraceEnd::Full };
         };
         // SAFETY: this thread's innermost activation, and what its guest code was interrupted with.
