@@ -196,20 +196,20 @@ impl fmt::Debug for Entry<'_> {
 ///
 /// # Safety
 ///
-/// - Calling `f` with `arg` is sound, and `f` does not unwind. (But the C library may unwind it, to end the thread:
+/// - Calling `f` with `arg` is sound, and `f` does not unwind. (The C library may unwind it to end the thread:
 ///   `pthread_exit`, cancellation. Later calls on that thread work as ever.)
 /// - Every frame between this call and an instruction that may trap, or a host function that may [`raise`], can
 ///   vanish without running destructors: frames of generated code can, those of a host function that owns anything
 ///   cannot. `f` itself is such a frame.
 /// - What `f` and its callees left half-done when they trapped is handled by the caller.
-/// - After a `longjmp` out of this call to a place around it, or on another stack that was in it when it was given up,
-///   registered code does not trap before the thread has left the place, or outside of a later call. The later calls
-///   notice that this one has gone. Most traps outside of them do as well, and are passed on, but an old frame that
-///   nothing wrote to since looks like one that is still there.
-/// - Guest code runs on the stack that this is called on. A trap on another one is not caught but passed on, as long as
-///   bounds tell the two apart: a thread's own stack has them, others need [`Entry::stack`]. Without it, a stack is
-///   neither given up nor resumed on another thread while it is in a call, and nothing traps on another such stack
-///   outside of calls.
+/// - If this call is given up, by `longjmp` to a place outside of it, by a thread's end without unwinding, or with a
+///   fiber that is not resumed, then no registered code traps *outside of other calls* where it could be taken for the
+///   code of this one: on the same stack, deeper. (Other calls notice that this one has gone. Most such traps do, too,
+///   and are passed on; but a frame that nothing wrote to since looks as if it were still there.)
+/// - Guest code runs on the stack that this is called on. A trap on another one is not caught but passed on, as far as
+///   the two can be told apart: the thread's own stack from others, others if [`Entry::stack`] says where they are. On a
+///   stack that is not the thread's own, and where it does not say so, this call is not given up, nor resumed on
+///   another thread; and registered code does not trap on other such stacks outside of calls.
 ///
 /// # Signal safety
 ///
@@ -248,9 +248,11 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///
 /// As for [`catch_trap`], and:
 ///
-/// - If a stack is given, it is the one that this is called on, and mapped as it says until this call is left.
+/// - If a stack is given, it is the one that this is called on, and mapped as it says until this call is left. If the
+///   call is given up and the stack unmapped, registered code does not trap at its addresses outside of other calls.
 /// - If none is, this is not called on the thread's own, and a backtrace or an exit is given: the calls nested in this
 ///   one are on the same stack. (The frames are read between one and the next.)
+/// - If the call is given up, the exit stays for as long as others are made on this stack.
 /// - Nobody but the guest code writes to the exit, through the pointer that it has, while this runs; and whoever else
 ///   uses the cell leaves in it what it held.
 ///

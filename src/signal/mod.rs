@@ -33,9 +33,15 @@
 //! - **Frames between the trap and [`catch_trap`] vanish; nothing of them runs, no destructor either.** Only frames
 //!   of generated code may be skipped. [`raise`] skips the host function it is called from as well: that function must
 //!   have dropped everything it owns.
-//! - The function passed to `catch_trap` must not unwind out of it.
+//! - The function passed to `catch_trap` must not unwind out of it; the C library may, to end the thread.
+//! - Guest code runs on the stack that its `catch_trap` was called on. If that is a fiber's, or one that was made for the
+//!   thread, [`Entry::stack`] says where it is: else its overflow is not caught, and fibers that switch inside of calls
+//!   are told apart only as far as that can be. A trap that may be another fiber's is passed on, and calls that return
+//!   out of order abort the process.
 //! - A thread gets an alternate signal stack at its first entry ([`prepare_thread`]): a stack overflow leaves no room
-//!   for a handler. One that it already has is kept if it is large enough.
+//!   for a handler. One that it already has is kept if it is large enough. The signals must not be blocked.
+//! - After a trap the signal mask and the alternate stack are what they were *at the trap*: what a host function changed
+//!   before stays changed.
 //! - Unregistering code hides it from lookups: its traps are no longer caught. It stops no thread that executes it.
 //! - Control-flow enforcement with shadow stacks (Intel CET, Arm GCS, Clang's; off unless the whole program opts in) is
 //!   not supported: the skipped frames' return addresses would stay on the shadow stack. Branch target identification
@@ -55,16 +61,16 @@
 //!
 //! `catch_trap` puts an *activation* on its stack, links it to the thread's previous one (guest calls host calls
 //! guest) and calls an assembly entry that saves what the calling convention promises to preserve, and its stack
-//! pointer in the activation. The handler decides in this order:
+//! pointer in the activation. (`innermost.rs` says when an activation is believed.) The handler decides in this order:
 //!
 //! 1. A signal that somebody *sent* (`si_code <= 0`), or that the kernel made up, is no trap.
 //! 2. **Registry first.** The interrupted pc is looked up: no lock, no allocation, no thread-local state. If it is not
 //!    registered, the signal belongs to the previous handler. A thread that never ran guest code ends here, wherever
 //!    it was interrupted, be it inside `malloc` or half created.
 //! 3. **Thread-local last.** The pc is a trap site, or the signal a `SIGSEGV` at registered code: the thread is
-//!    executing guest code, so touching its activation interrupts nothing. No activation: the previous handler.
-//! 4. A fault that is not at a trap site is still ours if it hit the guard of the thread's stack, as recorded in the
-//!    activation: a stack overflow. Everything else at registered code is a bug in that code: the previous handler.
+//!    executing guest code, so touching its activation interrupts nothing. No activation on the interrupted stack: the
+//!    previous handler.
+//! 4. A fault that is not at a trap site is still ours if it overflowed the activation's stack. Everything else at registered code is a bug in that code: the previous handler.
 //!
 //! For a trap the handler writes what it knows to the activation, points the interrupted context at the landing beside
 //! the entry, and *returns*. The kernel then leaves the alternate stack and restores the signal mask, as after any
@@ -79,11 +85,11 @@
 //! activation. Host frames are not walked: guest code that calls out notes where in an [`Exit`], and the backtrace
 //! goes on there with the activation around.
 //!
-//! - **Guest code runs on the stack that its `catch_trap_with` was called on.** What switches stacks in between makes
-//!   the walk read what may not be there.
+//! - It does not go on from one stack to another. On stacks of unknown bounds, nested calls must be on one.
 //! - Host code that calls guest code back enters it through `catch_trap`: frames are missing otherwise.
 //!
-//! # Rules for handler code (`handle.rs`, `trace.rs`, `chain.rs`, `old_actions.rs`, `arch/`, `put_in_front`)
+//! # Rules for handler code (`handle.rs`, `innermost.rs`, `trace.rs`, `chain.rs`, `old_actions.rs`, `arch/`,
+//! `put_in_front`)
 //!
 //! 1. No allocation, no lock, no lazily initialised state, nothing that can panic: no indexing, no overflowing
 //!    arithmetic, no `unwrap`.

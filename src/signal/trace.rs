@@ -14,7 +14,7 @@
 //!
 //! Each part of guest frames is walked by itself, within its own bounds: from the interrupted stack pointer, or the
 //! inner activation, up to the stack pointer that `enter` stored. What lies within is mapped stack of this thread,
-//! because the calls nest on one stack. (`catch_trap_with` and `sample` demand it.)
+//! because both are on one stack. (Where its bounds are not known, `catch_trap_with` and `sample` demand it.)
 
 use super::activation::Activation;
 use super::arch;
@@ -39,7 +39,8 @@ use std::ptr;
 ///
 /// - Called from a signal handler installed with `SA_SIGINFO`, with the third argument that the kernel passed it, on
 ///   the thread that was interrupted.
-/// - Guest code runs on the stack that its `catch_trap` was called on.
+/// - On stacks whose bounds are not known ([`Entry::stack`](super::Entry::stack)), guest code runs on the one that its
+///   `catch_trap` was called on, and so do the calls nested in that.
 ///
 /// # Signal safety
 ///
@@ -81,7 +82,7 @@ pub unsafe fn sample<const N: usize>(context: *const c_void, backtrace: &mut Bac
 
 /// Collects the frames of a trap into the buffer that `activation` was given, if it was.
 ///
-/// `overflow` is the address that faulted in the guard of the thread's stack, if that was the trap.
+/// `overflow` is the address that faulted, if the trap is an overflow of the activation's stack.
 ///
 /// # Safety
 ///
