@@ -5,7 +5,6 @@
 //! inside `arch::enter`: the call is opaque to the compiler and the activation is reachable from it, so plain memory is
 //! enough and no atomic is needed. The same goes for the buffer of a backtrace, which is reachable from the activation.
 
-use super::alt_stack;
 use super::exit::{Exit, ExitFrame};
 use super::innermost::{Place, innermost};
 use super::stack_guard::Stack;
@@ -304,10 +303,6 @@ pub unsafe fn catch_trap_with(
 ) -> Result<(), Trap> {
     #[cfg(debug_assertions)]
     super::forgotten::look_for_handlers(f as usize);
-    let own = match alt_stack::own_stack_of_prepared_thread() {
-        Ok(own) => own,
-        Err(error) => panic!("cannot prepare this thread for catching traps: {error}"),
-    };
     let Entry { trace, exit, stack } = entry;
     let mut room = MaybeUninit::<Activation>::uninit();
     // The activations before this one are above it.
@@ -319,7 +314,11 @@ pub unsafe fn catch_trap_with(
         trace.restart(PcKind::ReturnAddress);
         NonNull::from(trace)
     });
-    let (place, around) = Place::of_call(here, own, stack);
+    let mut foreign = MaybeUninit::uninit();
+    let (place, around) = match Place::of_call(here, stack, &mut foreign) {
+        Ok(found) => found,
+        Err(error) => panic!("cannot prepare this thread for catching traps: {error}"),
+    };
     let held = exit.map(|exit| (exit, exit.fp(), exit.pc()));
     // What the previous activation's cell says now it may not say later: this one may share it.
     let caller = around.and_then(Activation::exit);
@@ -329,7 +328,7 @@ pub unsafe fn catch_trap_with(
     let exit = exit.map_or(ptr::null(), ptr::from_ref);
     let activation: &Activation = room.write(Activation { caller, exit, trace, ..Activation::new(place) });
     let inside = Inside { activation, held };
-    place.enter(activation);
+    activation.place.enter(activation);
     // SAFETY: the caller answers for `f`; a landing comes here, too.
     let trapped = unsafe { arch::enter(f, arg, activation.sp.get()) };
     drop(inside);

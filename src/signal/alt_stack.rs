@@ -24,7 +24,7 @@ use std::{io, mem, ptr};
 const HANDLER_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    static OWN: Cell<Option<Stack>> = const { Cell::new(None) };
+    static OWN: Cell<Stack> = const { Cell::new(Stack::NONE) };
     static ALTERNATE: Cell<Option<AltStack>> = const { Cell::new(None) };
     static RELEASED: Cell<bool> = const { Cell::new(false) };
     /// Has a destructor, for which the loader keeps this library as long as the thread needs it: unlike for a key's.
@@ -37,16 +37,22 @@ impl Drop for Library {
     fn drop(&mut self) {}
 }
 
-/// This thread's own stack, if it was prepared. For handlers, too.
-pub(super) fn own_stack() -> Option<Stack> {
-    OWN.get()
+/// This thread's own stack; none if it was not prepared. For handlers, too.
+pub(super) fn own_stack() -> Stack {
+    OWN.try_with(Cell::get).unwrap_or(Stack::NONE)
+}
+
+/// Whether the thread was prepared, and `here` is on its own stack.
+#[inline]
+pub(super) fn is_own(here: usize) -> bool {
+    OWN.with(|own| own.get().contains(here))
 }
 
 /// This thread's own stack, preparing it if necessary.
 pub(super) fn own_stack_of_prepared_thread() -> io::Result<Stack> {
-    match OWN.get() {
-        Some(stack) => Ok(stack),
-        None => prepare(),
+    match own_stack() {
+        Stack::NONE => prepare(),
+        stack => Ok(stack),
     }
 }
 
@@ -104,7 +110,7 @@ fn prepare() -> io::Result<Stack> {
         };
         stack.make_current()?;
     }
-    OWN.set(Some(own));
+    OWN.set(own);
     Ok(own)
 }
 

@@ -1,6 +1,7 @@
 //! Which activation a thread is in, and whether what looks like one can be believed.
 //!
-//! The innermost one on the thread's own stack is in `OWN`, on other stacks in `FOREIGN`.
+//! The innermost one on the thread's own stack is in `OWN`, on other stacks, and on those that the embedder describes, in
+//! `FOREIGN`.
 //!
 //! A frame can go without `catch_trap` knowing: by `longjmp`, or with the stack of a fiber that nobody resumes. And a
 //! thread that switches between fibers is not always in the call that it entered last. So a pointer to an activation
@@ -18,17 +19,52 @@
 //! process is aborted.
 
 use super::activation::Activation;
+use super::alt_stack::{self, own_stack};
+use super::arch;
 use super::stack_guard::Stack;
-use super::{alt_stack, arch};
 use std::cell::Cell;
-use std::ptr;
+use std::mem::MaybeUninit;
+use std::{io, ptr};
 
-/// An activation, if it still is one, and the stack that it was made on.
+/// Of `catch_trap_with` and `enter` together, at most, in bytes.
+const LARGEST_FRAME: usize = 4096;
+
+/// The innermost activation of a list, if it still is one.
 #[derive(Clone, Copy)]
-struct Link {
+struct Top {
     activation: *const Activation,
     /// The one before it, for when the frame of that one has gone, and was written over.
     before: *const Activation,
+}
+
+/// The same of those on other stacks than the thread's own.
+#[derive(Clone, Copy)]
+struct Link {
+    top: Top,
+    stack: Stack,
+    others: Others,
+}
+
+thread_local! {
+    // Initialised at compile time and without a destructor: an access is an address computation, nothing is
+    // registered or allocated. `catch_trap` touches them before any handler does.
+    static OWN: Cell<Top> = const { Cell::new(Top::NONE) };
+    static FOREIGN: Cell<Link> = const { Cell::new(Link::NONE) };
+}
+
+/// Where a call of `catch_trap` is: on which stack, in which other call.
+pub(super) struct Place {
+    /// Around it, on the same stack.
+    previous: Top,
+    /// Null on the thread's own stack; else in the frame of the activation.
+    foreign: *const Foreign,
+    outermost: bool,
+}
+
+/// What else there is to know of a call that is not on the thread's own stack.
+pub(super) struct Foreign {
+    /// The last call before it, on whatever stack.
+    previous: Link,
     stack: Stack,
     others: Others,
 }
@@ -66,79 +102,31 @@ impl Others {
     }
 }
 
-/// Of `catch_trap_with` and `enter` together, at most, in bytes.
-const LARGEST_FRAME: usize = 4096;
-
-/// Where a call of `catch_trap` is: on which stack, in which other call.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    slot: Slot,
-    previous: Link,
-    stack: Stack,
-    others: Others,
-    outermost: bool,
-}
-
-thread_local! {
-    // Initialised at compile time and without a destructor: an access is an address computation, nothing is
-    // registered or allocated. `catch_trap` touches them before any handler does.
-    static OWN: Cell<Link> = const { Cell::new(Link::NONE) };
-    static FOREIGN: Cell<Link> = const { Cell::new(Link::NONE) };
-}
-
-/// One of the two thread-locals.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Own,
-    Foreign,
-}
-
-impl Slot {
-    fn other(self) -> Slot {
-        match self {
-            Slot::Own => Slot::Foreign,
-            Slot::Foreign => Slot::Own,
-        }
-    }
-
-    fn get(self) -> Link {
-        match self {
-            Slot::Own => OWN.get(),
-            Slot::Foreign => FOREIGN.get(),
-        }
-    }
-
-    fn set(self, link: Link) {
-        match self {
-            Slot::Own => OWN.set(link),
-            Slot::Foreign => FOREIGN.set(link),
-        }
-    }
-}
-
 /// The innermost activation on the stack that `sp` is on; `None` if that is not known to be one of this thread's.
 /// Handlers: only after the registry said that this thread runs guest code.
 ///
 /// The reference must not be used after that activation's `catch_trap` returned.
 pub(super) fn innermost<'a>(sp: usize) -> Option<&'a Activation> {
-    let link = OWN.get();
-    let link = if link.stack.contains(sp) {
-        link
-    } else if alt_stack::own_stack().is_some_and(|own| own.contains(sp)) {
-        return None;
+    let foreign = FOREIGN.try_with(Cell::get).unwrap_or(Link::NONE);
+    let own = own_stack();
+    if own.contains(sp) && !foreign.is_described(sp) {
+        OWN.try_with(Cell::get).unwrap_or(Top::NONE).innermost(own, sp)
     } else {
-        FOREIGN.get()
-    };
-    link.innermost(sp)
+        foreign.top.innermost(foreign.stack, sp)
+    }
 }
 
-impl Link {
-    const NONE: Link = Link { activation: ptr::null(), before: ptr::null(), stack: Stack::NONE, others: Others::NONE };
+impl Top {
+    const NONE: Top = Top { activation: ptr::null(), before: ptr::null() };
 
-    /// See [`innermost`].
-    fn innermost<'a>(mut self, sp: usize) -> Option<&'a Activation> {
+    fn of(activation: &Activation) -> Top {
+        Top { activation, before: activation.place.previous.activation }
+    }
+
+    /// See [`innermost`]; `stack` is the one that this is a list of.
+    fn innermost<'a>(mut self, stack: Stack, sp: usize) -> Option<&'a Activation> {
         loop {
-            let before = if !self.is_intact(sp) {
+            let before = if !self.is_intact(stack, sp) {
                 self.before
             } else if self.activation.addr() > sp {
                 // SAFETY: on the stack that is executing, above the stack pointer, and what `catch_trap` made it:
@@ -152,13 +140,13 @@ impl Link {
             if before <= self.activation {
                 return None;
             }
-            self = Link { activation: before, before: ptr::null(), ..self };
+            self = Top { activation: before, before: ptr::null() };
         }
     }
 
     /// Whether there is an activation, or what is left of it, of the stack that `sp` is on.
-    fn is_intact(self, sp: usize) -> bool {
-        let Link { activation, stack, .. } = self;
+    fn is_intact(self, stack: Stack, sp: usize) -> bool {
+        let activation = self.activation;
         let address = activation.addr();
         let last = address.wrapping_add(size_of::<Activation>() - 1);
         if !stack.contains(sp) || !stack.contains(address) || !stack.contains(last) || !activation.is_aligned() {
@@ -182,63 +170,133 @@ impl Link {
     }
 }
 
+impl Link {
+    const NONE: Link = Link { top: Top::NONE, stack: Stack::NONE, others: Others::NONE };
+
+    /// Whether `sp` is on the stack of this list, and the embedder said so.
+    fn is_described(self, sp: usize) -> bool {
+        self.stack.is_known() && self.stack.contains(sp)
+    }
+}
+
 impl Place {
-    /// Of a call that begins at `here`, on a thread whose own stack is `own`, or on the one that was given; and the
-    /// activation around it on the same stack, if there is one.
-    pub(super) fn of_call<'a>(here: usize, own: Stack, given: Option<Stack>) -> (Place, Option<&'a Activation>) {
-        let slot = if own.contains(here) { Slot::Own } else { Slot::Foreign };
-        let link = slot.get();
-        let around = link.innermost(here);
-        let previous = match around {
-            Some(around) => around.place.link(around),
+    /// Of a call that begins at `here`, on the stack that was given if one was, preparing the thread if necessary; and
+    /// the activation around it on the same stack, if there is one.
+    #[inline]
+    pub(super) fn of_call<'a>(
+        here: usize,
+        given: Option<Stack>,
+        room: &mut MaybeUninit<Foreign>,
+    ) -> io::Result<(Place, Option<&'a Activation>)> {
+        // Nearly always, and so at the least cost.
+        let outermost = FOREIGN.with(|foreign| foreign.get().top.activation.is_null());
+        if given.is_none() && outermost && alt_stack::is_own(here) {
+            return Ok(Place::on_own_stack(here, outermost));
+        }
+        Place::anywhere(here, given, room)
+    }
+
+    #[cold]
+    fn anywhere<'a>(
+        here: usize,
+        given: Option<Stack>,
+        room: &mut MaybeUninit<Foreign>,
+    ) -> io::Result<(Place, Option<&'a Activation>)> {
+        let own = alt_stack::own_stack_of_prepared_thread()?;
+        let foreign = FOREIGN.get();
+        if given.is_some() || !own.contains(here) || foreign.is_described(here) {
+            return Ok(Place::on_another_stack(here, given, room));
+        }
+        Ok(Place::on_own_stack(here, foreign.top.activation.is_null()))
+    }
+
+    #[inline]
+    fn on_own_stack<'a>(here: usize, outermost: bool) -> (Place, Option<&'a Activation>) {
+        let top = OWN.get();
+        let around = if top.activation.is_null() { None } else { top.innermost(own_stack(), here) };
+        let previous = around.map_or(Top::NONE, Top::of);
+        (Place { previous, foreign: ptr::null(), outermost: outermost && around.is_none() }, around)
+    }
+
+    fn on_another_stack<'a>(
+        here: usize,
+        given: Option<Stack>,
+        room: &mut MaybeUninit<Foreign>,
+    ) -> (Place, Option<&'a Activation>) {
+        let link = FOREIGN.get();
+        let around = link.top.innermost(link.stack, here);
+        let previous = match around.map(|around| (around, around.place.foreign())) {
+            Some((around, Some(foreign))) => {
+                Link { top: Top::of(around), stack: foreign.stack, others: foreign.others }
+            }
             // What is on this stack has gone.
-            None if link.stack.contains(here) => Link::NONE,
-            None => link,
+            _ if link.stack.contains(here) => Link::NONE,
+            _ => link,
         };
-        let others = previous.others.seen_from(here, previous.activation.addr());
+        let others = previous.others.seen_from(here, previous.top.activation.addr());
         let stack = match given {
             Some(given) => given,
-            None if previous.stack.is_known() && previous.stack.contains(here) => previous.stack,
-            None if own.contains(here) => own,
+            None if link.is_described(here) => link.stack,
             // Its end is this call: what is above is of no interest.
             None => Stack::unknown(others.below, here.saturating_add(LARGEST_FRAME)),
         };
-        let outermost = previous.activation.is_null() && slot.other().get().activation.is_null();
-        (Place { slot, previous, stack, others, outermost }, around)
+        let outermost = previous.top.activation.is_null() && OWN.get().activation.is_null();
+        let foreign = ptr::from_ref(room.write(Foreign { previous, stack, others }));
+        (Place { previous: around.map_or(Top::NONE, Top::of), foreign, outermost }, around)
     }
 
-    fn link(self, activation: *const Activation) -> Link {
-        Link { activation, before: self.previous.activation, stack: self.stack, others: self.others }
+    fn foreign(&self) -> Option<&Foreign> {
+        // SAFETY: null, or in the same frame as the activation that this is in.
+        unsafe { self.foreign.as_ref() }
     }
 
-    pub(super) fn stack(self) -> Stack {
-        self.stack
+    /// The stack of this thread that the call is on.
+    pub(super) fn stack(&self) -> Stack {
+        match self.foreign() {
+            Some(foreign) => foreign.stack,
+            None => own_stack(),
+        }
     }
 
     /// Whether the thread was in no other call when this one began, on any stack.
-    pub(super) fn is_outermost(self) -> bool {
+    pub(super) fn is_outermost(&self) -> bool {
         self.outermost
     }
 
     /// The activation around this one, on the same stack, if this one is at `here`.
-    pub(super) fn previous<'a>(self, here: usize) -> Option<&'a Activation> {
-        self.previous.innermost(here)
+    pub(super) fn previous<'a>(&self, here: usize) -> Option<&'a Activation> {
+        self.previous.innermost(self.stack(), here)
     }
 
     /// Makes the activation that is there the innermost.
-    pub(super) fn enter(self, activation: &Activation) {
-        self.slot.set(self.link(activation));
+    pub(super) fn enter(&self, activation: &Activation) {
+        let top = Top { activation, before: self.previous.activation };
+        match self.foreign() {
+            None => OWN.set(top),
+            Some(foreign) => FOREIGN.set(Link { top, stack: foreign.stack, others: foreign.others }),
+        }
     }
 
     /// Makes the one before it the innermost. (Not inlined: a fiber may have changed its thread.)
     #[inline(never)]
-    pub(super) fn leave(self, left: &Activation) {
-        let current = self.slot.get();
+    pub(super) fn leave(&self, left: &Activation) {
+        match self.foreign() {
+            // Those that are deeper have gone, whether they told or not.
+            None => OWN.set(self.previous),
+            Some(foreign) => foreign.leave(left),
+        }
+    }
+}
+
+impl Foreign {
+    #[cold]
+    fn leave(&self, left: &Activation) {
+        let current = FOREIGN.get();
+        let address = current.top.activation.addr();
         // Others that are deeper on the same stack have gone without telling.
-        let address = current.activation.addr();
-        let inside = self.slot == Slot::Own || (self.stack.is_known() && self.stack.contains(address));
-        if ptr::eq(current.activation, left) || inside {
-            self.slot.set(self.previous);
+        let inside = self.stack.is_known() && self.stack.contains(address);
+        if ptr::eq(current.top.activation, left) || inside {
+            FOREIGN.set(self.previous);
         } else if address != 0 && !current.stack.is_known() && !self.stack.is_known() {
             eprintln!(
                 "trapline: catch_trap on a stack of unknown bounds returns before one that was called later on this \
@@ -274,16 +332,26 @@ mod tests {
             Stack::given(&(self.at(0)..self.at(WORDS / 2)), 0)
         }
 
-        fn link(&self, activation: *const Activation, before: *const Activation) -> Link {
-            Link { activation, before, stack: self.stack(), others: Others::NONE }
+        /// The innermost of a list that begins so.
+        fn found(&self, activation: *const Activation, before: *const Activation, sp: usize) -> *const Activation {
+            self.found_on(self.stack(), activation, before, sp)
+        }
+
+        fn found_on(
+            &self,
+            stack: Stack,
+            activation: *const Activation,
+            before: *const Activation,
+            sp: usize,
+        ) -> *const Activation {
+            Top { activation, before }.innermost(stack, sp).map_or(ptr::null(), ptr::from_ref)
         }
 
         /// An activation in a frame so many pairs of words up, which entered guest code 20 pairs further down.
         fn call(&mut self, pair: usize, previous: *const Activation) -> *const Activation {
             let place = ptr::with_exposed_provenance_mut::<Activation>(self.at(pair));
-            let previous = self.link(previous, ptr::null());
-            let (slot, stack, others) = (Slot::Foreign, self.stack(), Others::NONE);
-            let activation = Activation::new(Place { slot, previous, stack, others, outermost: false });
+            let previous = Top { activation: previous, before: ptr::null() };
+            let activation = Activation::new(Place { previous, foreign: ptr::null(), outermost: false });
             // SAFETY: within the memory, which is aligned to a word and more.
             unsafe {
                 place.write(activation);
@@ -295,19 +363,14 @@ mod tests {
         }
     }
 
-    fn found(link: Link, sp: usize) -> *const Activation {
-        link.innermost(sp).map_or(ptr::null(), ptr::from_ref)
-    }
-
     #[test]
     fn an_activation_is_found_from_below_the_frame_that_it_entered_from() {
         let mut made = Made::new();
         let call = made.call(1000, ptr::null());
-        let link = made.link(call, ptr::null());
         for (pair, expected) in [(0, call), (979, call), (980, call), (981, ptr::null()), (1000, ptr::null())] {
-            assert_eq!(found(link, made.at(pair)), expected, "{pair}");
+            assert_eq!(made.found(call, ptr::null(), made.at(pair)), expected, "{pair}");
         }
-        assert_eq!(found(link, made.at(0) - 1), ptr::null(), "another stack");
+        assert_eq!(made.found(call, ptr::null(), made.at(0) - 1), ptr::null(), "another stack");
     }
 
     #[test]
@@ -315,28 +378,27 @@ mod tests {
         let mut made = Made::new();
         let around = made.call(1090, ptr::null());
         let call = made.call(1000, around);
-        let link = made.link(call, ptr::null());
-        assert_eq!(found(link, made.at(1050)), around);
-        let unknown = Link { stack: Stack::unknown(made.at(0), made.at(1100)), ..link };
-        assert_eq!(found(unknown, made.at(0)), call);
-        assert_eq!(found(unknown, made.at(1050)), ptr::null());
+        assert_eq!(made.found(call, ptr::null(), made.at(1050)), around);
+        let unknown = Stack::unknown(made.at(0), made.at(1100));
+        assert_eq!(made.found_on(unknown, call, ptr::null(), made.at(0)), call);
+        assert_eq!(made.found_on(unknown, call, ptr::null(), made.at(1050)), ptr::null());
     }
 
     #[test]
     fn an_activation_that_is_left_is_none_any_more() {
         let mut made = Made::new();
         let call = made.call(1000, ptr::null());
-        let link = made.link(call, ptr::null());
-        assert_eq!(found(link, made.at(0)), call);
+        assert_eq!(made.found(call, ptr::null(), made.at(0)), call);
         // SAFETY: in this memory, and nobody else looks at it.
         unsafe { (*call).leave() };
-        assert_eq!(found(link, made.at(0)), ptr::null());
+        assert_eq!(made.found(call, ptr::null(), made.at(0)), ptr::null());
     }
 
     #[test]
     fn without_an_activation_there_is_none() {
         let made = Made::new();
-        assert_eq!(found(Link::NONE, made.at(0)), ptr::null());
+        assert_eq!(made.found(ptr::null(), ptr::null(), made.at(0)), ptr::null());
+        assert_eq!(made.found_on(Stack::NONE, ptr::null(), ptr::null(), 0), ptr::null());
     }
 
     #[test]
@@ -349,15 +411,14 @@ mod tests {
         ] {
             let mut made = Made::new();
             let call = made.call(1000, ptr::null());
-            let link = made.link(call, ptr::null());
-            assert_eq!(found(link, made.at(0)), call);
+            assert_eq!(made.found(call, ptr::null(), made.at(0)), call);
             // SAFETY: in this memory.
             unsafe {
                 let word = ptr::with_exposed_provenance_mut::<usize>(made.at(pair) + 8 * offset);
                 let word = if pair == 1000 { (*call).sp.get() } else { word };
                 word.write(if value == 0 { 0 } else { word.read() + value });
             }
-            assert_eq!(found(link, made.at(0)), ptr::null(), "{what}");
+            assert_eq!(made.found(call, ptr::null(), made.at(0)), ptr::null(), "{what}");
         }
     }
 
@@ -394,7 +455,7 @@ mod tests {
                 (*call).sp.get().write(entry);
                 ptr::with_exposed_provenance_mut::<usize>(entry + arch::OWNER).write((*call).sp.get().addr());
             }
-            assert_eq!(found(made.link(call, ptr::null()), made.at(0)), expected);
+            assert_eq!(made.found(call, ptr::null(), made.at(0)), expected);
         }
     }
 
@@ -405,15 +466,15 @@ mod tests {
         let gone = made.call(1000, outer);
         let deeper = made.call(500, gone);
         let sp = made.at(1200);
-        assert_eq!(found(made.link(deeper, gone), sp), outer);
-        assert_eq!(found(made.link(gone, outer), sp), outer);
-        assert_eq!(found(made.link(outer, ptr::null()), sp), outer);
+        assert_eq!(made.found(deeper, gone, sp), outer);
+        assert_eq!(made.found(gone, outer, sp), outer);
+        assert_eq!(made.found(outer, ptr::null(), sp), outer);
         // Written over: what was before it is still known.
         made.call(1000, outer);
         // SAFETY: in this memory.
         unsafe { (*gone).sp.get().write(0) };
-        assert_eq!(found(made.link(gone, outer), sp), outer);
-        assert_eq!(found(made.link(gone, ptr::null()), sp), ptr::null());
-        assert_eq!(found(made.link(gone, gone), sp), ptr::null(), "and this ends");
+        assert_eq!(made.found(gone, outer, sp), outer);
+        assert_eq!(made.found(gone, ptr::null(), sp), ptr::null());
+        assert_eq!(made.found(gone, gone, sp), ptr::null(), "and this ends");
     }
 }

@@ -69,6 +69,7 @@ impl Stack {
     }
 
     /// Whether a stack pointer of this value is on this stack.
+    #[inline]
     pub(super) fn contains(self, sp: usize) -> bool {
         self.floor <= sp && sp < self.high
     }
