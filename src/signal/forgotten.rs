@@ -4,11 +4,10 @@
 //! that has trap sites is entered, we look whether anybody can be there to catch them. Programs that only
 //! [`raise`](super::raise) need no handler, and nor does code without trap sites.
 
-use super::chain;
+use super::install::query;
+use super::old_actions::{self, Action, Chain};
 use crate::code::lookup_code;
-use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{mem, ptr};
 
 /// Says so, once, if nobody seems to handle signals.
 pub(super) fn look_for_handlers(f: usize) {
@@ -30,22 +29,12 @@ pub(super) fn look_for_handlers(f: usize) {
 
 fn somebody_handles_signals() -> bool {
     let four = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
-    // Relaxed: whether it is there is all there is to know.
-    if four.iter().filter_map(|signum| chain::slot(*signum)).any(|slot| !slot.load(Ordering::Relaxed).is_null()) {
+    if four.iter().filter_map(|signum| old_actions::slot(*signum)).any(|slot| slot.load().chain() != Chain::EMPTY) {
         return true;
     }
-    let [segv, bus, ill, fpe] = four.map(action);
-    let is_handler = |action: &libc::sigaction| !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN);
+    let [segv, bus, ill, fpe] = four.map(|signum| query(signum).ok());
+    let is_handler = |action: Option<Action>| action.is_some_and(|action| action.is_handler());
     // Rust's standard library has one handler, for overflows, on the first two.
-    let may_be_rusts = segv.sa_sigaction == bus.sa_sigaction && segv.sa_flags & libc::SA_ONSTACK != 0;
-    is_handler(&ill) || is_handler(&fpe) || ((is_handler(&segv) || is_handler(&bus)) && !may_be_rusts)
-}
-
-fn action(signum: c_int) -> libc::sigaction {
-    // SAFETY: all zeroes is a valid value to be overwritten; only queries.
-    unsafe {
-        let mut action = mem::zeroed();
-        libc::sigaction(signum, ptr::null(), &mut action);
-        action
-    }
+    let may_be_rusts = segv == bus && segv.is_some_and(|action| action.flags & libc::SA_ONSTACK != 0);
+    is_handler(ill) || is_handler(fpe) || ((is_handler(segv) || is_handler(bus)) && !may_be_rusts)
 }
