@@ -7,7 +7,7 @@
 mod common;
 
 use common::fiber::{Fiber, fibers};
-use common::machine::{CALL_HOST, CALL_HOST_INVALID, INVALID, LOAD, RECURSE};
+use common::machine::{CALL_HOST, CALL_HOST_INVALID, INVALID, LOAD, RECURSE, switch, with_way_out};
 use common::{Guest, Loaded, in_child, install_all, load, run};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -50,18 +50,19 @@ fn an_overflow_of_a_stack_whose_bounds_were_given_is_a_trap() {
     .well();
 }
 
+#[repr(C)]
+struct Nested {
+    function: Guest,
+    inner: &'static Loaded,
+}
+unsafe extern "C" fn nest(arg: *mut c_void) {
+    // SAFETY: the test's own structure.
+    let inner = unsafe { (*arg.cast::<Nested>()).inner };
+    assert_eq!(run(inner, ptr::null_mut()).unwrap_err().code, TrapCode::StackOverflow);
+}
+
 #[test]
 fn a_nested_call_on_a_stack_that_was_given_need_not_give_it_again() {
-    #[repr(C)]
-    struct Nested {
-        function: Guest,
-        inner: &'static Loaded,
-    }
-    unsafe extern "C" fn nest(arg: *mut c_void) {
-        // SAFETY: the test's own structure.
-        let inner = unsafe { (*arg.cast::<Nested>()).inner };
-        assert_eq!(run(inner, ptr::null_mut()).unwrap_err().code, TrapCode::StackOverflow);
-    }
     in_child("", || {
         install_all();
         let code = leaked(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::Unreachable)]);
@@ -102,6 +103,11 @@ fn an_overflow_of_a_thread_on_a_stack_of_the_embedders_is_a_trap() {
             let trap = run_on(this.stack.clone(), this.code, ptr::null_mut()).unwrap_err();
             assert_eq!(trap.code, TrapCode::StackOverflow);
         }
+        // And of a nested call, which need not say it again.
+        let outer = leaked(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::Unreachable)]);
+        let mut call = Nested { function: nest, inner: this.code };
+        let trap = run_on(this.stack.clone(), outer, (&raw mut call).cast()).unwrap_err();
+        assert_eq!(trap.code, TrapCode::Unreachable);
         ptr::without_provenance_mut(1)
     }
     in_child("", || {
@@ -336,6 +342,59 @@ fn a_stack_that_was_given_up_inside_a_call_can_be_used_again() {
             });
             assert_eq!(run(code, ptr::null_mut()).unwrap_err().code, TrapCode::Unreachable);
         }
+    })
+    .well();
+}
+
+#[test]
+fn a_jump_out_of_a_call_on_a_fiber_leaves_nothing_behind() {
+    /// What the host functions are given, the inner one as well.
+    #[repr(C)]
+    struct Jumping {
+        function: Guest,
+        fiber: *const Fiber,
+        code: &'static Loaded,
+        way_out: Cell<usize>,
+    }
+    unsafe extern "C" fn take_the_way_out(arg: *mut c_void) {
+        // SAFETY: the test's own structure; the frames that are skipped own nothing.
+        unsafe { switch(&mut 0, (*arg.cast::<Jumping>()).way_out.get()) };
+    }
+    unsafe extern "C" fn enter(arg: *mut c_void) {
+        // SAFETY: the test's own structure.
+        let this = unsafe { &*arg.cast::<Jumping>() };
+        // SAFETY: as above.
+        let stack = unsafe { (*this.fiber).stack() };
+        let _ = run_on(stack, this.code, arg);
+        unreachable!();
+    }
+    unsafe extern "C" fn jump_over_a_call(arg: *mut c_void) {
+        // SAFETY: the test's own structure; what is skipped owns nothing.
+        unsafe {
+            let Jumping { fiber, code, .. } = *arg.cast::<Jumping>();
+            let inner = Jumping { function: take_the_way_out, fiber, code, way_out: Cell::new(0) };
+            with_way_out(inner.way_out.as_ptr(), enter, (&raw const inner).cast_mut().cast());
+        }
+    }
+    in_child("", || {
+        install_all();
+        let code = leaked(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::BadSignature)]);
+        let fiber = Fiber::new(STACK);
+        fiber.start(move |fiber| {
+            for _ in 0..3 {
+                let mut host = Jumping { function: jump_over_a_call, fiber, code, way_out: Cell::new(0) };
+                let trap = run_on(fiber.stack(), code, (&raw mut host).cast()).unwrap_err();
+                assert_eq!(trap.code, TrapCode::BadSignature);
+            }
+        });
+        assert!(fiber.has_ended());
+        // No other call is known of.
+        let code = leaked(INVALID, &[(0, TrapCode::Unreachable)]);
+        let mut backtrace = Backtrace::<8>::new();
+        let entry = Entry::new().backtrace(&mut backtrace);
+        // SAFETY: the guest skips only its own frame.
+        unsafe { catch_trap_with(code.guest(), ptr::null_mut(), entry) }.unwrap_err();
+        assert_eq!((backtrace.len(), backtrace.end()), (1, BacktraceEnd::Complete));
     })
     .well();
 }

@@ -55,7 +55,7 @@ impl Activation {
         self.place.previous(ptr::from_ref(self).addr())
     }
 
-    /// Whether there was none when this one was made, on any stack.
+    /// Whether there was none on another stack when this one was made.
     pub(super) fn is_outermost(&self) -> bool {
         self.place.is_outermost()
     }

@@ -58,6 +58,7 @@ pub(super) struct Place {
     previous: Top,
     /// Null on the thread's own stack; else in the frame of the activation.
     foreign: *const Foreign,
+    /// Whether the thread was in no call on another stack.
     outermost: bool,
 }
 
@@ -215,7 +216,7 @@ impl Place {
         let top = OWN.get();
         let around = if top.activation.is_null() { None } else { top.innermost(own_stack(), here) };
         let previous = around.map_or(Top::NONE, Top::of);
-        (Place { previous, foreign: ptr::null(), outermost: outermost && around.is_none() }, around)
+        (Place { previous, foreign: ptr::null(), outermost }, around)
     }
 
     fn on_another_stack<'a>(
@@ -258,7 +259,7 @@ impl Place {
         }
     }
 
-    /// Whether the thread was in no other call when this one began, on any stack.
+    /// Whether the thread was in no call on another stack when this one began.
     pub(super) fn is_outermost(&self) -> bool {
         self.outermost
     }
@@ -371,6 +372,8 @@ mod tests {
             assert_eq!(made.found(call, ptr::null(), made.at(pair)), expected, "{pair}");
         }
         assert_eq!(made.found(call, ptr::null(), made.at(0) - 1), ptr::null(), "another stack");
+        let cut_off = Stack::given(&(made.at(0)..made.at(1001)), 0);
+        assert_eq!(made.found_on(cut_off, call, ptr::null(), made.at(0)), ptr::null());
     }
 
     #[test]

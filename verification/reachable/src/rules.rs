@@ -85,7 +85,8 @@ pub fn is_harmless(function: &str) -> bool {
 }
 
 fn may_touch_activation(kind: Kind, function: &str) -> bool {
-    let asks = ["trapline::signal::handle", "trapline::signal::innermost"];
+    let asks =
+        ["trapline::signal::handle", "trapline::signal::innermost", "trapline::signal::activation::Activation::"];
     kind != Kind::Lookup && asks.iter().any(|prefix| function.starts_with(prefix))
 }
 
