@@ -161,21 +161,34 @@ fn what_the_kernel_reports_in_passing_is_no_trap_at_a_trap_site_either() {
 /// Runs `body` as the first process of a container, and returns its wait status. `None` if the system gives none.
 fn as_first_process(body: impl FnOnce()) -> Option<c_int> {
     let namespaces = if is_root() { libc::CLONE_NEWPID } else { libc::CLONE_NEWPID | libc::CLONE_NEWUSER };
-    // SAFETY: as `fork`, in a process of which no other thread runs.
+    let mut pipe = [0; 2];
+    // SAFETY: forks of a process of which no other thread runs.
     unsafe {
-        let child = libc::syscall(libc::SYS_clone, namespaces | libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t;
-        if child == 0 {
-            assert_eq!(libc::getpid(), 1);
-            libc::alarm(20);
-            let returned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
-            libc::_exit(if returned { 0 } else { 1 });
+        assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+        // Only children are in the new namespace, and the first of them is its first process.
+        let outside = libc::fork();
+        if outside == 0 {
+            if libc::unshare(namespaces) != 0 {
+                libc::_exit(0);
+            }
+            let inside = libc::fork();
+            if inside == 0 {
+                assert_eq!(libc::getpid(), 1);
+                libc::alarm(20);
+                let returned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
+                libc::_exit(if returned { 0 } else { 1 });
+            }
+            let mut status: c_int = 0;
+            assert_eq!(libc::waitpid(inside, &mut status, 0), inside);
+            libc::write(pipe[1], ptr::from_ref(&status).cast(), size_of::<c_int>());
+            libc::_exit(0);
         }
-        if child < 0 {
-            return None;
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        Some(status)
+        libc::close(pipe[1]);
+        let mut status: c_int = 0;
+        let told = libc::read(pipe[0], ptr::from_mut(&mut status).cast(), size_of::<c_int>());
+        libc::waitpid(outside, ptr::null_mut(), 0);
+        libc::close(pipe[0]);
+        (told > 0).then_some(status)
     }
 }
 
