@@ -37,11 +37,12 @@ pub(super) struct Estate<T> {
 
 impl<T> Estate<T> {
     pub(super) fn new() -> Result<Shared<Self>, NoMemory> {
-        Shared::new(Self {
+        let guards_through = Shared::new(|| AtomicU64::new(0))?;
+        Shared::new(|| Self {
             writer: Lock::new(Writer::new()),
             roots: RootCell::empty(),
             counts: Counts::default(),
-            guards_through: Shared::new(AtomicU64::new(0))?,
+            guards_through,
             deferred: core::sync::atomic::AtomicU64::new(0),
             guarded: AtomicU64::new(0),
             payloads: PhantomData,

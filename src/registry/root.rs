@@ -26,7 +26,7 @@ unsafe impl Sync for Root {}
 impl Root {
     /// A root that nobody else has, to be [`set`](Self::set) later.
     pub(crate) fn blank() -> Result<RootRef, NoMemory> {
-        Shared::new(Self { tick: 0, node: ptr::null_mut(), ranges: 0, kept: UnsafeCell::new(List::new()) })
+        Shared::new(|| Self { tick: 0, node: ptr::null_mut(), ranges: 0, kept: UnsafeCell::new(List::new()) })
     }
 
     /// Makes a root stand for another tick.

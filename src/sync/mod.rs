@@ -21,14 +21,18 @@ pub(crate) use site::{Site, fence, in_one_order, ordering, plain};
 #[cfg(not(trapline_loom))]
 mod shipped {
     pub(crate) use super::lock::{Forked, Lock, LockGuard};
+    use core::mem::ManuallyDrop;
     pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 
     /// The published root: what owned snapshots are taken from.
-    pub(crate) struct RootCell<R: arc_swap::RefCnt>(arc_swap::ArcSwapAny<Option<R>>);
+    ///
+    /// Empty when it goes, so that there is nothing to drop; and dropping it might be a thread's first use of arc-swap,
+    /// which allocates.
+    pub(crate) struct RootCell<R: arc_swap::RefCnt>(ManuallyDrop<arc_swap::ArcSwapAny<Option<R>>>);
 
     impl<R: arc_swap::RefCnt> RootCell<R> {
         pub(crate) fn empty() -> Self {
-            Self(arc_swap::ArcSwapAny::new(None))
+            Self(ManuallyDrop::new(arc_swap::ArcSwapAny::new(None)))
         }
 
         pub(crate) fn swap(&self, new: Option<R>) -> Option<R> {

@@ -37,12 +37,14 @@ unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 impl<T> Shared<T> {
     const LAYOUT: Layout = Layout::new::<Counted<T>>();
 
-    pub(crate) fn new(value: T) -> Result<Self, NoMemory> {
-        // SAFETY: the layout has a size, if only for the count; all of it is written before it is used.
+    /// A reference to what `make` gives, which is not called if there is no memory.
+    pub(crate) fn new(make: impl FnOnce() -> T) -> Result<Self, NoMemory> {
+        // SAFETY: the layout has a size, if only for the count; all of it is written before it is used. (If `make`
+        // panics, memory leaks.)
         unsafe {
             let new = NonNull::new(std::alloc::alloc(Self::LAYOUT).cast::<Counted<T>>());
             let new = new.ok_or(NoMemory::of(Self::LAYOUT))?;
-            new.write(Counted { references: AtomicUsize::new(1), value });
+            new.write(Counted { references: AtomicUsize::new(1), value: make() });
             Ok(Self(new))
         }
     }
