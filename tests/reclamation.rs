@@ -537,6 +537,81 @@ fn a_batch_whose_rejected_payloads_panic_leaves_the_registry_its_own() {
     drop(standing);
 }
 
+/// As many old payloads and new ones as the call has to drop, all of which panic.
+fn a_registration_that_frees_bombs_panics_once<R>(register: impl FnOnce(&CodeRegistry<Bomb>) -> R) {
+    let registry = CodeRegistry::new();
+    let (old, old_dropped) = bomb(true);
+    let id = registry.register(page(9), old).unwrap().leak().unwrap();
+    let guard = registry.pin();
+    registry.unregister(id).unwrap();
+    drop(guard);
+    let panic = catch_unwind(AssertUnwindSafe(|| register(&registry))).map(|_| ()).unwrap_err();
+    assert!(panic.downcast_ref::<&str>().is_some_and(|what| what.contains("destructor of a payload")));
+    assert!(old_dropped.load(Ordering::SeqCst));
+    let stats = registry.stats();
+    assert_eq!((stats.live_ranges, stats.retired_ranges, stats.retired_nodes), (0, 0, 0));
+}
+
+#[test]
+fn a_registration_that_is_undone_holds_the_panic_of_its_own_payload_back() {
+    a_registration_that_frees_bombs_panics_once(|registry| registry.register(page(0), bomb(true).0).map(|_| ()));
+}
+
+#[test]
+fn a_batch_that_is_undone_holds_the_panics_of_its_own_payloads_back() {
+    a_registration_that_frees_bombs_panics_once(|registry| {
+        let batch = [(page(0), bomb(true).0), (0x10..0x10, bomb(true).0), (page(1), bomb(true).0)];
+        registry.register_all(batch).map(|_| ())
+    });
+}
+
+#[test]
+fn a_batch_with_a_bad_range_drops_each_payload_by_itself() {
+    let registry = CodeRegistry::new();
+    let bombs: Vec<_> = (0..4).map(|_| bomb(true)).collect();
+    let (codes, dropped): (Vec<_>, Vec<_>) = bombs.into_iter().unzip();
+    let batch: Vec<_> = codes.into_iter().enumerate().map(|(i, code)| (2 * i..5 - i, code)).collect();
+    assert!(catch_unwind(AssertUnwindSafe(|| registry.register_all(batch).map(|_| ()))).is_err());
+    assert!(dropped.iter().all(|dropped| dropped.load(Ordering::SeqCst)));
+}
+
+#[test]
+fn a_removal_that_waits_holds_the_panic_of_its_own_payload_back() {
+    a_registration_that_frees_bombs_panics_once(|registry| {
+        let (code, dropped) = bomb(true);
+        let snapshot = registry.snapshot();
+        let id = catch_unwind(AssertUnwindSafe(|| registry.register(page(0), code).unwrap().leak().unwrap()));
+        // The old one went with that registration, which was undone: once more, with one that waits.
+        assert!(id.is_err() && dropped.load(Ordering::SeqCst));
+        drop(snapshot);
+        let old = registry.register(page(1), bomb(true).0).unwrap().leak().unwrap();
+        let mine = registry.register(page(2), bomb(true).0).unwrap().leak().unwrap();
+        let snapshot = registry.snapshot();
+        registry.unregister(old).unwrap();
+        drop(snapshot);
+        registry.unregister_and_wait(mine).map(|_| ())
+    });
+}
+
+#[test]
+fn the_end_of_a_registry_drops_what_no_snapshot_sees() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let registry = CodeRegistry::new();
+    let register = |i| _ = registry.register(page(i), Payload::new(&drops)).unwrap().leak();
+    (0..3).for_each(register);
+    let older = registry.snapshot();
+    (3..5).for_each(register);
+    let newer = registry.snapshot();
+    (5..60).for_each(register);
+    drop(registry);
+    assert_eq!(drops.load(Ordering::SeqCst), 55, "what no snapshot sees, though it was in one leaf with the rest");
+    assert!(newer.iter().all(|found| !found.payload().dropped));
+    drop(newer);
+    assert!(older.iter().all(|found| !found.payload().dropped));
+    drop(older);
+    assert_eq!(drops.load(Ordering::SeqCst), 60);
+}
+
 #[test]
 fn a_batch_whose_iterator_panics_registers_nothing() {
     let registry: CodeRegistry<Boxed> = CodeRegistry::new();

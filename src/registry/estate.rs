@@ -153,8 +153,7 @@ impl<T> Estate<T> {
 /// How many times the epoch is asked to move on. A closure is due after two moves; another one may be on its way.
 const PATIENCE: usize = 8;
 
-/// What a writer does after it unlocked. It may panic, where a payload's destructor does: so whoever has something to
-/// put in order first does that, and then runs it.
+/// What a writer does after it unlocked.
 #[must_use = "garbage is leaked unless this is run"]
 pub(super) struct Aftermath<'e, T> {
     estate: &'e Estate<T>,
@@ -162,13 +161,6 @@ pub(super) struct Aftermath<'e, T> {
 }
 
 impl<T> Aftermath<'_, T> {
-    /// Lets a panic of a payload's destructor go on when all is done.
-    pub(super) fn run(self) {
-        let mut panics = Panics::default();
-        self.run_holding(&mut panics);
-        panics.go_on();
-    }
-
     /// Holds the panics of payloads' destructors back.
     pub(super) fn run_holding(self, panics: &mut Panics) {
         self.estate.free(self.freed, panics);

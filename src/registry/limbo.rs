@@ -64,6 +64,11 @@ impl Limbo {
         self.held.push(root);
     }
 
+    /// The tick of the newest snapshot that is held; 0 if there is none.
+    pub(crate) fn newest_snapshot(&self) -> u64 {
+        self.held.iter().rev().find(|root| !root.is_unique()).map_or(0, |root| root.tick())
+    }
+
     /// Takes what the publication of one tick retired.
     pub(crate) fn retire(&mut self, nodes: &mut List) {
         self.fresh.append(nodes);

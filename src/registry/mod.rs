@@ -188,8 +188,26 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         if result.is_err() {
             panics.drop(ManuallyDrop::into_inner(code));
         }
+        self.go_on_unless_done(result.map(|one| [one]), panics).map(|[one]| one)
+    }
+
+    /// Gives back what was registered, unless a panic goes on: then it is unregistered first.
+    fn go_on_unless_done<'r, R: IntoIterator<Item = Registration<'r, T>>>(
+        &self,
+        result: Result<R, RegisterError>,
+        mut panics: Panics,
+    ) -> Result<R, RegisterError> {
+        if !panics.is_any() {
+            return result;
+        }
+        // Not by dropping them: another panic would then abort.
+        for id in result.into_iter().flatten().filter_map(Registration::leak) {
+            // It is registered, or was removed meanwhile by a destructor; after a fork that left the registry locked it
+            // stays.
+            let _ = self.unregister_holding(id, &mut panics);
+        }
         panics.go_on();
-        result
+        unreachable!("there was a panic")
     }
 
     /// Registers many ranges at once: all or none, and lookups find all or none.
@@ -204,7 +222,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Panics
     ///
-    /// As [`register`](Self::register), and if the iterator does.
+    /// As [`register`](Self::register), and if the iterator does. (It is exhausted in any case, so that each payload is
+    /// dropped by itself.)
     ///
     /// # Signal safety
     ///
@@ -218,8 +237,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         let result = self.register_batch(codes, &mut batch, &mut panics);
         // What is registered is not in the batch any more. The rest goes, whatever its destructors do.
         batch.codes.drain(..).for_each(|(_, code)| panics.drop(ManuallyDrop::into_inner(code)));
-        panics.go_on();
-        result
+        self.go_on_unless_done(result, panics)
     }
 
     fn register_batch(
@@ -228,16 +246,23 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         batch: &mut Batch<T>,
         panics: &mut Panics,
     ) -> Result<Vec<Registration<'_, T>>, RegisterError> {
+        let mut refused = None;
         for (range, code) in codes {
             let code = ManuallyDrop::new(code);
-            // Whatever comes of the range, the batch drops its code.
-            if batch.codes.try_reserve(1).is_err() {
+            if refused.is_some() {
+                panics.drop(ManuallyDrop::into_inner(code));
+            } else if batch.codes.try_reserve(1).is_err() {
                 panics.drop(ManuallyDrop::into_inner(code));
                 let bytes = (2 * batch.codes.len()).max(4) * size_of::<(Range<usize>, Arc<T>)>();
-                return Err(RegisterError::OutOfMemory { range, bytes });
+                refused = Some(RegisterError::OutOfMemory { range, bytes });
+            } else {
+                // Whatever comes of the range, the batch drops its code.
+                refused = check(&range).err();
+                batch.codes.push((range, code));
             }
-            batch.codes.push((range.clone(), code));
-            check(&range)?;
+        }
+        if let Some(error) = refused {
+            return Err(error);
         }
         let codes = &mut batch.codes;
         let first = codes.first().map_or(0..0, |(range, _)| range.clone());
@@ -329,6 +354,13 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unregister(&self, id: CodeId) -> Result<Unregistered, UnregisterError> {
+        let mut panics = Panics::default();
+        let result = self.unregister_holding(id, &mut panics);
+        panics.go_on();
+        result
+    }
+
+    fn unregister_holding(&self, id: CodeId, panics: &mut Panics) -> Result<Unregistered, UnregisterError> {
         let missing = UnregisterError::NotRegistered { id };
         let Some(estate) = self.estate() else { return Err(missing) };
         let (start, number) = id.parts();
@@ -337,7 +369,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         let guards_through = || estate.guards_through();
         let removed = writer.unregister(self.published(estate), start, number, &mut freed, guards_through);
         let Some((outcome, collected)) = removed else { return Err(missing) };
-        estate.unlock(writer, freed, &collected).run();
+        estate.unlock(writer, freed, &collected).run_holding(panics);
         Ok(outcome)
     }
 
@@ -350,7 +382,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// **This is the one call that waits for readers.** It waits for ever if the calling thread is one of them (it has a
     /// guard or a snapshot of this registry that sees the code, or is inside a closure of a lookup), if one of them waits
     /// for the calling thread, or if one never ends: a snapshot in a `static`, a closure that was left by `longjmp`, a
-    /// handler whose thread a `fork` left behind. It polls, with pauses of up to a millisecond, and holds no lock in
+    /// handler whose thread a `fork` left behind; or if guards of this registry overlap without end while a guard of any
+    /// registry stays. It polls, with pauses of up to a millisecond, and holds no lock in
     /// between. Without any memory the code stays registered until there is some.
     ///
     /// # Errors
@@ -359,7 +392,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Panics
     ///
-    /// If the destructor of another payload that this call happens to free panics, when this one's code is unregistered.
+    /// If the destructor of another payload that this call happens to free panics. The code is unregistered by then, and its
+    /// payload dropped.
     ///
     /// # Signal safety
     ///
@@ -379,11 +413,21 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unregister_and_wait(&self, id: CodeId) -> Result<Arc<T>, UnregisterError> {
+        let mut panics = Panics::default();
+        let result = self.wait_until_gone(id, &mut panics);
+        if panics.is_any() {
+            result.into_iter().for_each(|payload| panics.drop(payload));
+            panics.go_on();
+            unreachable!("there was a panic")
+        }
+        result
+    }
+
+    fn wait_until_gone(&self, id: CodeId, panics: &mut Panics) -> Result<Arc<T>, UnregisterError> {
         let missing = UnregisterError::NotRegistered { id };
         let Some(estate) = self.estate() else { return Err(missing) };
         let (start, number) = id.parts();
         let mut taken = None;
-        let mut panics = Panics::default();
         for round in 0.. {
             if round > 0 {
                 sync::pause(round - 1);
@@ -396,20 +440,17 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
             let mut freed = Freed::nothing();
             let mut collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
             if let Some(waiting) = collected.guarded {
-                estate.unlock(writer, freed, &collected).run_holding(&mut panics);
+                estate.unlock(writer, freed, &collected).run_holding(panics);
                 estate.follow_guards(waiting);
                 writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
                 freed = Freed::nothing();
                 collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
             }
             let gone = taken.take_if(|taken| writer.is_out_of_sight(taken));
-            estate.unlock(writer, freed, &collected).run_holding(&mut panics);
+            estate.unlock(writer, freed, &collected).run_holding(panics);
             if let Some(gone) = gone {
-                // SAFETY: payloads of this registry come from `Arc::into_raw` of an `Arc<T>`; this one was left to us, and
-                // nobody sees it.
-                let payload = unsafe { Arc::from_raw(gone.payload.cast::<T>()) };
-                panics.go_on();
-                return Ok(payload);
+                // SAFETY: payloads of this registry come from an `Arc<T>`; this one was left to us, and nobody sees it.
+                return Ok(unsafe { Arc::from_raw(gone.payload.cast::<T>()) });
             }
         }
         unreachable!("rounds do not end")
@@ -559,13 +600,27 @@ impl<T: Send + Sync + 'static> Drop for CodeRegistry<T> {
         let Some(estate) = self.estate() else { return };
         // SAFETY: from `Shared::into_raw`; this is the registry's reference.
         let estate = unsafe { Shared::from_raw(ptr::from_ref(estate).cast_mut()) };
-        if let Ok(mut writer) = estate.lock() {
-            let mut freed = Freed::nothing();
-            writer.close(estate.roots(), &mut freed);
-            estate.unlock(writer, freed, &Collected::default()).run();
-            return;
+        let mut panics = Panics::default();
+        if close(&estate, &mut panics) {
+            // Perhaps the last reference: what snapshots kept that have gone meanwhile goes now.
+            panics.drop(estate);
+        } else {
+            // Half-way through a write that will never end: what is there cannot be told apart any more.
+            core::mem::forget(estate);
         }
-        // Half-way through a write that will never end: what is there cannot be told apart any more.
-        core::mem::forget(estate);
+        panics.go_on();
     }
+}
+
+/// Drops what no snapshot sees; false in a child of a fork that left the registry locked.
+fn close<T>(estate: &Estate<T>, panics: &mut Panics) -> bool {
+    let Ok(mut writer) = estate.lock() else { return false };
+    let (mut freed, mut unseen) = (Freed::nothing(), Vec::new());
+    writer.close(estate.roots(), &mut freed, &mut unseen);
+    estate.unlock(writer, freed, &Collected::default()).run_holding(panics);
+    for code in unseen {
+        // SAFETY: payloads of this registry come from an `Arc<T>`; nobody sees or owns these any more.
+        panics.drop(unsafe { Arc::from_raw(code.cast::<T>()) });
+    }
+    true
 }

@@ -24,7 +24,8 @@ pub enum Holder {
     Guard,
     /// A [`Snapshot`](super::Snapshot).
     Snapshot,
-    /// The registry itself: there was no memory for a leaf without the range, which was made empty in place.
+    /// The registry itself: there was no memory for a leaf without the range, which was made empty in place. The first
+    /// registration that finds memory, or call of [`reclaim`](super::CodeRegistry::reclaim), lets go of it.
     OutOfMemory,
 }
 

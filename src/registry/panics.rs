@@ -19,6 +19,11 @@ impl Panics {
         }
     }
 
+    /// Whether there was one.
+    pub(crate) fn is_any(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Lets the first panic go on, if there was one. Nothing else is left to be done.
     pub(crate) fn go_on(self) {
         if let Some(panic) = self.0 {

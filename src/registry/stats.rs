@@ -4,8 +4,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// How much there is in a registry, as of the last write to it.
 ///
-/// With no handler inside, and no guard and no snapshot that sees it, nothing is retired: the `retired_` counts are 0 after
-/// each write (see [`CodeRegistry`](super::CodeRegistry#memory)).
+/// With no handler inside, and no guard and no snapshot that sees it, nothing of what a write replaced is retired: where
+/// there are none at all, the `retired_` counts are 0 after each write. (What only snapshots kept that have gone since may
+/// take some writes, or a [`reclaim`](super::CodeRegistry::reclaim): see [`CodeRegistry`](super::CodeRegistry#memory).)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -333,23 +333,32 @@ impl Writer {
     }
 
     /// Ends the registry: everything in it is retired, and freed unless a snapshot sees it.
-    pub(super) fn close(&mut self, roots: &RootCell<RootRef>, freed: &mut Freed) {
+    ///
+    /// Of a leaf, a snapshot may see some payloads and others not: those go to `unseen`, if there is memory for that.
+    pub(super) fn close(&mut self, roots: &RootCell<RootRef>, freed: &mut Freed, unseen: &mut Vec<*const ()>) {
         self.unroot(roots);
+        let newest = self.limbo.newest_snapshot();
         let death = self.tick + 1;
         let node = core::mem::replace(&mut self.node, ptr::null_mut());
         let mut nodes = List::new();
+        let mut take = |payload| {
+            unseen.try_reserve(1).is_ok_and(|()| {
+                unseen.push(payload);
+                true
+            })
+        };
         // SAFETY: we are the writer; there is no handler and no guard, whose lookups borrow the registry.
         unsafe {
             tree::for_each_node(node, &mut |node| {
                 if (*node).shape.is_leaf() {
-                    tree::doom_all(node);
+                    tree::doom_up_to(node, newest, &mut take);
                 }
                 book(node).death = death;
                 nodes.push(node);
             });
         }
         self.limbo.retire(&mut nodes);
-        self.retired_ranges += self.ranges;
+        self.retired_ranges += self.ranges - unseen.len();
         self.ranges = 0;
         self.hidden = 0;
         let (mut nodes, spare) = (List::new(), &mut self.spare_root);

@@ -122,12 +122,21 @@ impl<T> Drop for Shared<T> {
         let references = unsafe { &self.0.as_ref().references };
         if references.fetch_sub(1, ordering(Site::SharedDrop)) == 1 {
             references.load(ordering(Site::SharedGone));
-            // SAFETY: the last reference; made by `new` with this layout.
-            unsafe {
-                ptr::drop_in_place(self.0.as_ptr());
-                std::alloc::dealloc(self.0.as_ptr().cast(), Self::LAYOUT);
-            }
+            // Goes after the value, whether that panics or not.
+            let _memory = Memory(self.0.cast(), Self::LAYOUT);
+            // SAFETY: the last reference.
+            unsafe { ptr::drop_in_place(self.0.as_ptr()) };
         }
+    }
+}
+
+/// Memory of a layout, given back when dropped.
+struct Memory(NonNull<u8>, Layout);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: `Shared::new` allocated it with this layout, and nothing is in it any more.
+        unsafe { std::alloc::dealloc(self.0.as_ptr(), self.1) };
     }
 }
 

@@ -61,15 +61,21 @@ pub(crate) unsafe fn for_each_node(root: *mut Node, f: &mut impl FnMut(*mut Node
     f(root);
 }
 
-/// Dooms every range of a leaf.
+/// Dooms the ranges of a leaf that were registered at tick `newest` or before, and those that `take` does not take the
+/// payloads of.
 ///
 /// # Safety
-/// `leaf` is a leaf, alive, and the caller holds the writer lock.
-pub(crate) unsafe fn doom_all(leaf: *mut Node) {
+/// `leaf` is a leaf, alive, and the caller holds the writer lock. What is taken is the caller's to drop, and was not
+/// doomed; nobody sees it later.
+pub(crate) unsafe fn doom_up_to(leaf: *mut Node, newest: u64, take: &mut impl FnMut(*const ()) -> bool) {
     // SAFETY: the caller's.
     unsafe {
+        let hidden = book(leaf).doomed;
         for i in 0..usize::from((*leaf).len) {
-            leaf::doom(leaf, i);
+            let entry = leaf::entry(leaf, i);
+            if hidden & 1 << i == 0 && (entry.birth <= newest || !take(entry.code)) {
+                leaf::doom(leaf, i);
+            }
         }
     }
 }
