@@ -298,15 +298,16 @@ fn a_trap_outside_of_any_call_never_ends_the_call_of_a_fiber() {
             install_all();
             let code: &Loaded = Box::leak(Box::new(load(CALL_HOST, &[(CALL_HOST_INVALID, TrapCode::Unreachable)])));
             let trap: &Loaded = Box::leak(Box::new(invalid()));
-            // Mappings follow each other, upwards or downwards.
-            let earlier = ptr::from_ref::<Fiber>(Box::leak(Box::new(Fiber::new(STACK)))).expose_provenance();
+            // Mappings follow each other, upwards or downwards, once they have filled what holes there are.
+            let fibers = || (0..32).map(|_| Fiber::new(STACK)).collect::<Vec<_>>();
+            let earlier = ptr::from_ref::<Vec<Fiber>>(Box::leak(Box::new(fibers()))).expose_provenance();
             std::thread::spawn(move || {
                 // SAFETY: leaked, and no longer used by the thread that made it.
-                let earlier = unsafe { &*ptr::with_exposed_provenance::<Fiber>(earlier) };
-                let later = Fiber::new(STACK);
+                let earlier = unsafe { &*ptr::with_exposed_provenance::<Vec<Fiber>>(earlier) };
+                let later = fibers();
                 let here = (&raw const later).addr();
                 let is_wanted = |fiber: &&Fiber| (fiber.stack().0.start > here) == (variant == "fiber above");
-                let fiber = [earlier, &later].into_iter().find(is_wanted).unwrap();
+                let fiber = earlier.iter().chain(&later).find(is_wanted).unwrap();
                 fiber.start(|fiber| {
                     let mut host = Pausing { function: pause, fiber };
                     let _ = run(code, (&raw mut host).cast());
