@@ -122,8 +122,9 @@ fn a_trap_says_which_signal_it_was() {
         const SEGV_ACCERR: i32 = 2;
         install_all();
         let invalid = load(INVALID, &[(0, TrapCode::Unreachable)]);
-        let illegal = if cfg!(target_arch = "x86_64") { ILL_ILLOPN } else { ILL_ILLOPC };
-        assert_eq!(signal_of(run(&invalid, ptr::null_mut()).unwrap_err()), Some((libc::SIGILL, illegal)));
+        // Kernels, and emulators, see it differently: an illegal opcode or an illegal operand.
+        let illegal = signal_of(run(&invalid, ptr::null_mut()).unwrap_err());
+        assert!([ILL_ILLOPC, ILL_ILLOPN].map(|code| Some((libc::SIGILL, code))).contains(&illegal), "{illegal:?}");
         // One load, faulting for three reasons.
         let code = load(LOAD, &[(0, TrapCode::MemoryOutOfBounds)]);
         let trap = run(&code, forbidden_page()).unwrap_err();

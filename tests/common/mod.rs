@@ -191,7 +191,12 @@ impl Ended {
     #[track_caller]
     pub fn by_signal(self, signum: i32) {
         if let Some(status) = self.0 {
-            assert_eq!(status.signal(), Some(signum), "{status}");
+            // QEMU's user mode takes a SIGSEGV that a program sends itself with the code of a fault for one of its own, and
+            // exits.
+            let died_of_itself = std::env::var_os(RUNNER).is_some() && signum == libc::SIGSEGV;
+            if !(died_of_itself && status.code() == Some(127)) {
+                assert_eq!(status.signal(), Some(signum), "{status}");
+            }
         }
     }
 }
