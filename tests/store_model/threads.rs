@@ -354,7 +354,7 @@ fn stores_on_many_threads_and_handlers_among_them_get_right_answers() {
         n(&WRONG)
     );
     assert_eq!(n(&WRONG), 0);
-    assert!(n(&shared.modules) > 1_000 && n(&shared.copies) > 200, "too little came and went");
+    assert!(n(&shared.modules) > 1_000 && n(&shared.copies) > 100, "too little came and went");
     assert!(n(&HITS) > 8_000 && n(&PRIVATE) > 1_000 && n(&MISSES) > 1_000, "too few lookups to show anything");
     let Shared { engines, pool, memories, .. } = shared;
     let pool = pool.into_inner().unwrap();
