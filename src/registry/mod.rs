@@ -427,11 +427,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         let missing = UnregisterError::NotRegistered { id };
         let Some(estate) = self.estate() else { return Err(missing) };
         let (start, number) = id.parts();
-        let mut taken = None;
-        for round in 0.. {
-            if round > 0 {
-                sync::pause(round - 1);
-            }
+        let (mut taken, mut round) = (None, 0_u32);
+        loop {
             // Forked is an answer of the first round, unless a destructor below forks.
             let mut writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
             if taken.is_none() {
@@ -452,8 +449,10 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
                 // SAFETY: payloads of this registry come from an `Arc<T>`; this one was left to us, and nobody sees it.
                 return Ok(unsafe { Arc::from_raw(gone.payload.cast::<T>()) });
             }
+            sync::pause(round);
+            // Weeks of pauses come to the last number: the wait goes on.
+            round = round.saturating_add(1);
         }
-        unreachable!("rounds do not end")
     }
 
     /// Frees what can be freed. With no handler inside, and no guard and no snapshot that sees it, that is everything that

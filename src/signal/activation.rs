@@ -174,8 +174,8 @@ impl fmt::Debug for Entry<'_> {
 /// Calls `f(arg)`; a trap in registered code below it becomes an `Err`.
 ///
 /// Signals must be handled by [`install`](super::install) or an embedder's handler that calls
-/// [`handle_signal`](super::handle_signal); debug builds print a hint if nobody does. Calls nest: a host function called from guest code may enter again, and a
-/// trap ends the innermost call only.
+/// [`handle_signal`](super::handle_signal); debug builds print a hint if nobody does. Calls nest: a host function called
+/// from guest code may enter again, and a trap ends the innermost call only.
 ///
 /// When this returns `Err`, all callee-saved registers and the floating-point control words are as they were at the
 /// call. The signal mask and the alternate signal stack are as they were *at the trap*: what a host function changed in

@@ -70,7 +70,8 @@
 //! 3. **Thread-local last.** The pc is a trap site, or the signal a `SIGSEGV` at registered code: the thread is
 //!    executing guest code, so touching its activation interrupts nothing. No activation on the interrupted stack: the
 //!    previous handler.
-//! 4. A fault that is not at a trap site is still ours if it overflowed the activation's stack. Everything else at registered code is a bug in that code: the previous handler.
+//! 4. A fault that is not at a trap site is still ours if it overflowed the activation's stack. Everything else at
+//!    registered code is a bug in that code: the previous handler.
 //!
 //! For a trap the handler writes what it knows to the activation, points the interrupted context at the landing beside
 //! the entry, and *returns*. The kernel then leaves the alternate stack and restores the signal mask, as after any
