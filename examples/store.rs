@@ -3,9 +3,12 @@
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, FinalizedRelocTarget, control::ControlPlane, ir::TrapCode as Cause};
 use std::{collections::HashMap, error::Error, ffi::c_void, mem, ptr};
+use trapline::Backtrace;
+use trapline::TrapCode;
+use trapline::image::ModuleIndex;
+use trapline::image::{Image, ImageBuilder, ModuleDescription};
 use trapline::signal::{Entry, Signals, catch_trap_with, install};
-use trapline::{Backtrace, CodeMemory, Engine, EngineCode, ImageBuilder, ModuleDescription, ModuleRegistry};
-use trapline::{StaticModuleIndex, TrapCode};
+use trapline::store::{Engine, EngineCode, ModuleRegistry};
 
 const SOURCE: &str = "
 function %main(i64) system_v {
@@ -61,8 +64,8 @@ fn compile(source: &str) -> Result<Vec<u8>, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::new();
-    let code = EngineCode::new(&engine, CodeMemory::parse(&compile(SOURCE)?)?.publish()?)?;
-    let module = code.module(StaticModuleIndex::new(0)).ok_or("no module")?;
+    let code = EngineCode::new(&engine, Image::parse(&compile(SOURCE)?)?.publish()?)?;
+    let module = code.module(ModuleIndex::new(0)).ok_or("no module")?;
     let mut store = ModuleRegistry::new(&engine);
     let main = store.store_code_base_or_register(&module)?.ok_or("no code")?.as_usize(); // main comes first
 

@@ -1,7 +1,7 @@
 //! Backtraces: who called the guest code that trapped or was sampled.
 
-use crate::code::code_view;
-use crate::handler::walk::{self, BacktraceEnd, Frame, PcKind, Trace};
+use crate::handler::walk::{self, BacktraceEnd, PcKind, Registers, Trace};
+use crate::process;
 use core::fmt;
 
 /// The program counters of guest frames, innermost first, at most `N` of them.
@@ -20,11 +20,11 @@ use core::fmt;
 /// # Examples
 ///
 /// ```
-/// use trapline::{Backtrace, BacktraceEnd, lookup_code};
+/// use trapline::{Backtrace, BacktraceEnd, process};
 ///
 /// fn print<const N: usize>(backtrace: &Backtrace<N>) {
-///     for (pc, kind) in backtrace.frames() {
-///         let offset = lookup_code(kind.instruction(pc), |found| found.offset());
+///     for (pc, kind) in backtrace.pcs() {
+///         let offset = process::with(kind.instruction(pc), |found| found.offset());
 ///         println!("{pc:#x} ({kind:?}), text offset {offset:x?}");
 ///     }
 ///     println!("then {:?}", backtrace.end());
@@ -63,8 +63,8 @@ impl<const N: usize> Backtrace<N> {
 
     /// The program counter of each frame, absolute, and what it means; innermost first.
     ///
-    /// Only the first can be [`PcKind::Faulting`]: of a trap or a sample, not of a trap that host code raised.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = (usize, PcKind)> + '_ {
+    /// Only the first can be [`PcKind::Interrupted`]: of a trap or a sample, not of a trap that host code raised.
+    pub fn pcs(&self) -> impl ExactSizeIterator<Item = (usize, PcKind)> + '_ {
         self.0.pcs().iter().enumerate().map(|(index, pc)| (*pc, self.0.kind(index)))
     }
 
@@ -83,7 +83,7 @@ impl<const N: usize> Backtrace<N> {
     ///
     /// What was in the buffer is replaced. `frame` is what the interrupted context says; `entry` is the end
     /// (exclusive) of the stack that belongs to the guest code: an address in the frame of the function that entered
-    /// it. A frame is collected if it is registered code ([`register_code`](crate::register_code)); at the first that
+    /// it. A frame is collected if it is registered code ([`process::register`](crate::process::register)); at the first that
     /// is not the walk ends, and if `frame` itself is not, there are none. Nothing outside `frame.sp..entry` is read.
     ///
     /// O(d log n) for d frames and n registered ranges. The gate is entered once.
@@ -100,10 +100,10 @@ impl<const N: usize> Backtrace<N> {
     ///
     /// Safe: no lock, no allocation, no system call, no thread-local, no panic.
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
-    pub unsafe fn walk(&mut self, frame: Frame, entry: usize) {
+    pub unsafe fn walk(&mut self, frame: Registers, entry: usize) {
         let trace = self.trace();
-        trace.restart(PcKind::Faulting);
-        trace.end = code_view(|view| {
+        trace.restart(PcKind::Interrupted);
+        trace.end = process::view(|view| {
             let is_code = |pc| view.get(pc).is_some();
             if !is_code(frame.pc) {
                 return BacktraceEnd::HostFrame;

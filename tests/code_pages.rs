@@ -15,9 +15,9 @@ use std::ptr;
 use std::sync::Arc;
 
 use common::in_child;
-use trapline::{
-    CodeMemory, Engine, EngineCode, ImageBuilder, ModuleRegistry, StaticModuleIndex, code_memory_stats, reclaim_code,
-};
+use trapline::image::{Image, ImageBuilder, ModuleIndex};
+use trapline::process;
+use trapline::store::{Engine, EngineCode, ModuleRegistry};
 
 const PAGE: usize = 4096;
 
@@ -38,7 +38,7 @@ fn image() -> Vec<u8> {
     ImageBuilder::new().text(text).function(0..len, Some("answer")).section("more", *b"bytes").finish().unwrap()
 }
 
-fn call(code: &CodeMemory) -> i32 {
+fn call(code: &Image) -> i32 {
     // SAFETY: the text begins with a whole function of this type, and `code` outlives the call.
     let function: extern "C" fn() -> i32 = unsafe { mem::transmute(code.text().as_ptr()) };
     function()
@@ -54,9 +54,9 @@ impl Temporary {
         Temporary(path)
     }
 
-    fn load(&self) -> trapline::Unpublished {
+    fn load(&self) -> trapline::image::Unpublished {
         // SAFETY: only this test knows the file.
-        unsafe { CodeMemory::from_file_verified(&File::open(&self.0).unwrap()) }.unwrap()
+        unsafe { Image::from_file_verified(&File::open(&self.0).unwrap()) }.unwrap()
     }
 }
 
@@ -147,7 +147,7 @@ fn unchanged_code_is_published_where_nothing_writable_may_become_executable() {
         if !deny_write_then_execute() {
             return;
         }
-        let copied = CodeMemory::parse(&file).unwrap().publish();
+        let copied = Image::parse(&file).unwrap().publish();
         assert_eq!(copied.unwrap_err().kind(), ErrorKind::PermissionDenied, "the control");
         let unpublished = temporary.load();
         let address = unpublished.text().as_ptr().addr();
@@ -294,7 +294,7 @@ fn code_dropped_at_the_limit_of_mappings_is_not_executable_any_more() {
     in_child("", || {
         const ROOM: usize = 1_000;
         let file = ImageBuilder::new().text(RETURN_41).text_align(16).finish().unwrap();
-        let load = || CodeMemory::parse(&file).ok()?.publish().ok();
+        let load = || Image::parse(&file).ok()?.publish().ok();
         let mut all = Vec::with_capacity(3 * ROOM);
         let mut places = Vec::with_capacity(3 * ROOM);
         let Some(mut filler) = Filler::new() else { return };
@@ -307,14 +307,14 @@ fn code_dropped_at_the_limit_of_mappings_is_not_executable_any_more() {
         }
         assert!(all.len() > ROOM / 2, "{} images", all.len());
         all.iter_mut().step_by(2).for_each(|code| drop(code.take()));
-        assert_eq!(code_memory_stats().refused_ranges, 0, "nothing had to be split");
+        assert_eq!(process::mapping_stats().refused_ranges, 0, "nothing had to be split");
         let executable = places.iter().step_by(2).filter(|place| is_readable(**place)).count();
         assert_eq!(executable, 0, "texts of {} that were dropped", all.len() / 2);
         assert!(all.iter().flatten().all(|code| call(code) == 41));
         assert!(load().is_some(), "there is room again");
         all.clear();
         assert_eq!(places.iter().filter(|place| is_mapped(**place)).count(), 0);
-        assert_eq!((code_memory_stats().refused_ranges, code_memory_stats().refused_bytes), (0, 0));
+        assert_eq!((process::mapping_stats().refused_ranges, process::mapping_stats().refused_bytes), (0, 0));
     })
     .well();
 }
@@ -325,8 +325,8 @@ fn private_copies_dropped_at_the_limit_of_mappings_are_not_executable_any_more()
         const ROOM: usize = 1_000;
         let file = ImageBuilder::new().text(RETURN_41).text_align(16).finish().unwrap();
         let engine = Engine::new();
-        let code = EngineCode::new(&engine, CodeMemory::parse(&file).unwrap().publish().unwrap()).unwrap();
-        let module = code.module(StaticModuleIndex::new(0)).unwrap();
+        let code = EngineCode::new(&engine, Image::parse(&file).unwrap().publish().unwrap()).unwrap();
+        let module = code.module(ModuleIndex::new(0)).unwrap();
         let mut all = Vec::with_capacity(3 * ROOM);
         let mut places = Vec::with_capacity(3 * ROOM);
         // What the registry allocates on the way up is there when it is needed again.
@@ -342,14 +342,14 @@ fn private_copies_dropped_at_the_limit_of_mappings_are_not_executable_any_more()
         }
         assert!(all.len() > ROOM / 2, "{} copies", all.len());
         all.iter_mut().step_by(2).for_each(|store| drop(store.take()));
-        reclaim_code();
-        assert_eq!(code_memory_stats().refused_ranges, 0, "nothing had to be split");
+        process::reclaim();
+        assert_eq!(process::mapping_stats().refused_ranges, 0, "nothing had to be split");
         let executable = places.iter().step_by(2).filter(|place| is_readable(**place)).count();
         assert_eq!(executable, 0, "copies of {} that were dropped", all.len() / 2);
         all.clear();
-        reclaim_code();
+        process::reclaim();
         assert_eq!(places.iter().filter(|place| is_mapped(**place)).count(), 0);
-        assert_eq!(code_memory_stats().refused_ranges, 0);
+        assert_eq!(process::mapping_stats().refused_ranges, 0);
     })
     .well();
 }
@@ -382,9 +382,9 @@ fn has_guard_pages() -> bool {
 fn code_that_the_kernel_refuses_to_unmap_is_inaccessible_until_it_agrees() {
     in_child("", || {
         let file = ImageBuilder::new().text(RETURN_41).text_align(16).finish().unwrap();
-        let load = || CodeMemory::parse(&file).unwrap().publish().unwrap();
+        let load = || Image::parse(&file).unwrap().publish().unwrap();
         let mut codes: Vec<_> = (0..40).map(|_| Arc::new(load())).collect();
-        let start = |code: &Arc<CodeMemory>| code.text_range().start;
+        let start = |code: &Arc<Image>| code.text_range().start;
         let Some(at) = codes.iter().position(|code| hem_in(start(code))) else {
             return eprintln!("not tested: no text has room on both sides");
         };
@@ -396,17 +396,17 @@ fn code_that_the_kernel_refuses_to_unmap_is_inaccessible_until_it_agrees() {
         let Some(mut filler) = Filler::new() else { return };
         assert_eq!(call(&code), 41);
         drop(code);
-        let stats = code_memory_stats();
+        let stats = process::mapping_stats();
         assert_eq!((stats.refused_ranges, stats.refused_bytes), (1, PAGE));
         assert!(!guards || !is_readable(text), "what is dropped can be executed");
         assert!(is_readable(text - PAGE) && is_readable(text + PAGE), "somebody else's is left alone");
         // Still refused.
-        reclaim_code();
-        assert_eq!(code_memory_stats(), stats);
+        process::reclaim();
+        assert_eq!(process::mapping_stats(), stats);
         filler.give_back(20);
         // Any other unmapping takes it along.
         drop(codes);
-        assert_eq!(code_memory_stats().refused_ranges, 0);
+        assert_eq!(process::mapping_stats().refused_ranges, 0);
         assert!(!is_mapped(text));
         assert!(is_readable(text - PAGE) && is_readable(text + PAGE), "somebody else's is left alone");
     })
@@ -417,7 +417,7 @@ fn code_that_the_kernel_refuses_to_unmap_is_inaccessible_until_it_agrees() {
 fn what_the_kernel_refused_to_unmap_is_unmapped_by_reclaiming() {
     in_child("", || {
         let file = ImageBuilder::new().text(RETURN_41).text_align(16).finish().unwrap();
-        let load = || CodeMemory::parse(&file).unwrap().publish().unwrap();
+        let load = || Image::parse(&file).unwrap().publish().unwrap();
         let mut refused = Vec::new();
         let codes: Vec<_> = (0..40).map(|_| load()).filter(|code| hem_in(code.text_range().start)).collect();
         let Some(mut filler) = Filler::new() else { return };
@@ -427,10 +427,10 @@ fn what_the_kernel_refused_to_unmap_is_unmapped_by_reclaiming() {
         }
         // Neighbours of some were neighbours of others.
         let there = refused.iter().filter(|text| is_mapped(**text)).count();
-        assert_eq!(code_memory_stats().refused_ranges, there);
+        assert_eq!(process::mapping_stats().refused_ranges, there);
         filler.give_back(200);
-        reclaim_code();
-        assert_eq!(code_memory_stats().refused_ranges, 0);
+        process::reclaim();
+        assert_eq!(process::mapping_stats().refused_ranges, 0);
         assert!(!refused.iter().any(|text| is_mapped(*text)));
         if there == 0 {
             eprintln!("not tested: the kernel refused nothing");

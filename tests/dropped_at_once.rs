@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use trapline::{CodeMemory, CodeRegistry, Engine, EngineCode, ImageBuilder, Unregistered, lookup_code, register_code};
+use trapline::image::{Image, ImageBuilder};
+use trapline::store::{Engine, EngineCode};
+use trapline::{CodeRegistry, Unregistered, process};
 
 const MODULES: usize = 200;
 const BYTES: usize = 4 << 20;
@@ -111,10 +113,10 @@ fn readers_that_see_nothing_of_it_keep_nothing_alive() {
 }
 
 /// An image's text with its number in it.
-fn image(number: u32) -> CodeMemory {
+fn image(number: u32) -> Image {
     let mut text = vec![0xcc; 1 << 16];
     text[..4].copy_from_slice(&number.to_le_bytes());
-    CodeMemory::parse(&ImageBuilder::new().text(text).finish().unwrap()).unwrap().publish().unwrap()
+    Image::parse(&ImageBuilder::new().text(text).finish().unwrap()).unwrap().publish().unwrap()
 }
 
 /// Whether something is mapped at `address`.
@@ -131,12 +133,12 @@ fn code_is_unmapped_when_its_last_handle_is_gone() {
     let mut mapped = 0;
     let mut gone = |at: usize| {
         mapped += usize::from(is_mapped(at));
-        assert!(lookup_code(at, |_| ()).is_none());
+        assert!(process::with(at, |_| ()).is_none());
     };
     for number in 0..MODULES as u32 {
         let memory = Arc::new(image(number));
         let at = memory.text_range().start;
-        let registration = register_code(memory).unwrap();
+        let registration = process::register(memory).unwrap();
         assert!(is_mapped(at));
         assert_eq!(registration.unregister(), Ok(Unregistered::Gone));
         gone(at);

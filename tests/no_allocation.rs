@@ -138,23 +138,23 @@ fn lookups_in_an_empty_registry_neither_allocate_nor_free() {
 #[test]
 fn the_global_lookups_neither_allocate_nor_free() {
     let _alone = fill();
-    let mut image = trapline::ImageBuilder::new();
+    let mut image = trapline::image::ImageBuilder::new();
     image.text([0x90; 256]);
     for offset in 0..64 {
         image.trap(offset * 4, trapline::TrapCode::Unreachable);
     }
-    let memory = trapline::CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    let memory = trapline::image::Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
     let text = memory.text_range();
-    let _registration = trapline::register_code(Arc::new(memory)).unwrap();
+    let _registration = trapline::process::register(Arc::new(memory)).unwrap();
     let nothing = watched(|| {
         for pc in text.clone() {
             let traps = (pc - text.start).is_multiple_of(4);
-            assert_eq!(trapline::is_trap_pc(pc), traps);
-            assert_eq!(trapline::lookup_trap_code(pc), traps.then_some(trapline::TrapCode::Unreachable));
-            assert_eq!(trapline::lookup_code(pc, |found| found.offset()), Some(pc - text.start));
+            assert_eq!(trapline::process::trap_code(pc).is_some(), traps);
+            assert_eq!(trapline::process::trap_code(pc), traps.then_some(trapline::TrapCode::Unreachable));
+            assert_eq!(trapline::process::with(pc, |found| found.offset()), Some(pc - text.start));
         }
-        assert!(!trapline::is_trap_pc(text.end));
-        assert!(trapline::lookup_trap_code(text.start - 1).is_none());
+        assert!(trapline::process::trap_code(text.end).is_none());
+        assert!(trapline::process::trap_code(text.start - 1).is_none());
     });
     assert_eq!(nothing, (0, 0));
 }
@@ -226,7 +226,7 @@ fn backtraces_in_a_handler_neither_allocate_nor_free() {
     }
 
     let _alone = fill();
-    let mut image = trapline::ImageBuilder::new();
+    let mut image = trapline::image::ImageBuilder::new();
     image.text([
         0x55, // push rbp
         0x48, 0x89, 0xe5, // mov rbp, rsp
@@ -238,8 +238,8 @@ fn backtraces_in_a_handler_neither_allocate_nor_free() {
         0x0f, 0x0b, // ud2
     ]);
     image.trap(15, trapline::TrapCode::Unreachable);
-    let memory = Arc::new(trapline::CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
-    let _registration = trapline::register_code(memory.clone()).unwrap();
+    let memory = Arc::new(trapline::image::Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
+    let _registration = trapline::process::register(memory.clone()).unwrap();
     let start = memory.text_range().start;
     // SAFETY: the text is a function of the C calling convention; a zeroed action is a valid one.
     let function = unsafe {
@@ -262,8 +262,8 @@ fn backtraces_in_a_handler_neither_allocate_nor_free() {
     });
     assert_eq!((nothing, traps), ((0, 0), 100));
     for backtrace in [&sampled, &trapped] {
-        let expected = [(start + 15, PcKind::Faulting), (start + 9, PcKind::ReturnAddress)];
-        assert_eq!(backtrace.frames().collect::<Vec<_>>(), expected);
+        let expected = [(start + 15, PcKind::Interrupted), (start + 9, PcKind::ReturnAddress)];
+        assert_eq!(backtrace.pcs().collect::<Vec<_>>(), expected);
         assert_eq!(backtrace.end(), BacktraceEnd::Complete);
     }
 }

@@ -4,10 +4,8 @@
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
-use trapline::{
-    BreakpointError, CodeMemory, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, ImageBuilder, Module,
-    ModuleRegistry, PatchError, StaticModuleIndex, StoreError,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ModuleIndex};
+use trapline::store::{BreakpointError, Engine, EngineCode, Module, ModuleRegistry, PatchError, StoreError};
 
 /// What was asked for: address, length, rights.
 static ASKED: Mutex<Vec<(usize, usize, c_int)>> = Mutex::new(Vec::new());
@@ -96,8 +94,8 @@ fn module(engine: &Engine) -> Module {
     for point in POINTS {
         image.patch(point, STOP, NOPS);
     }
-    let memory = CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
-    EngineCode::new(engine, memory).unwrap().module(StaticModuleIndex::new(0)).unwrap()
+    let memory = Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    EngineCode::new(engine, memory).unwrap().module(ModuleIndex::new(0)).unwrap()
 }
 
 /// A store that debugs, with such a module.
@@ -225,12 +223,12 @@ fn what_a_failed_registration_wrote_is_gone_when_the_next_succeeds() {
     let mut image = ImageBuilder::new();
     image.text([0x90; 64]).module(Default::default()).module(Default::default());
     for (module, range) in [(0, 0..32), (1, 32..64)] {
-        let key = FunctionKey::Defined { module: StaticModuleIndex::new(module), function: FUNCTION };
+        let key = FunctionKey::Defined { module: ModuleIndex::new(module), function: FUNCTION };
         image.compiled(range.clone(), key, None).patch(range.start + 8, STOP, NOPS);
     }
-    let memory = CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    let memory = Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
     let code = EngineCode::new(&engine, memory).unwrap();
-    let [first, second] = [0, 1].map(|index| code.module(StaticModuleIndex::new(index)).unwrap());
+    let [first, second] = [0, 1].map(|index| code.module(ModuleIndex::new(index)).unwrap());
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
     store.register_module(first.clone()).unwrap();
     store.set_breakpoint(&second, FUNCTION, 0).unwrap();
@@ -321,17 +319,17 @@ fn a_refused_copy_registers_nothing() {
     let engine = Engine::new();
     let module = module(&engine);
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    let live = trapline::code_stats().live_ranges;
+    let live = trapline::process::stats().live_ranges;
     refuse(1);
     let error = store.register_module(module.clone()).unwrap_err();
     assert!(matches!(&error, StoreError::PrivateCopy { text, .. } if *text == module.engine_code().text_range()));
     assert!(store.store_code(module.engine_code()).is_none());
-    assert_eq!((store.all_modules().count(), trapline::code_stats().live_ranges), (0, live));
+    assert_eq!((store.all_modules().count(), trapline::process::stats().live_ranges), (0, live));
     store.set_breakpoint(&module, FUNCTION, 0).unwrap();
     // The copy is made; the breakpoint in it is not.
     refuse(2);
     assert!(matches!(store.register_module(module.clone()), Err(StoreError::Patch(PatchError::Unchanged { .. }))));
-    assert_eq!((store.all_modules().count(), trapline::code_stats().live_ranges), (0, live));
+    assert_eq!((store.all_modules().count(), trapline::process::stats().live_ranges), (0, live));
     store.register_module(module.clone()).unwrap();
     assert_eq!(shown(&store, &module), [STOP, NOPS, NOPS]);
 }

@@ -7,8 +7,9 @@ use std::error::Error;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
+use trapline::image::Image;
 use trapline::signal::{Trap, catch_trap, raise};
-use trapline::{CodeId, CodeMemory, CodeRegistration, TrapCode};
+use trapline::{CodeId, TrapCode, process};
 
 type GuestFunction = unsafe extern "C" fn(*mut Context, u64, u64) -> u64;
 
@@ -19,8 +20,8 @@ const STACK_FOR_GUESTS: usize = 128 << 10;
 ///
 /// Fields drop in order: first nobody finds the code any more, then its memory goes.
 pub struct Loaded {
-    registration: CodeRegistration,
-    memory: Arc<CodeMemory>,
+    registration: process::Registration,
+    memory: Arc<Image>,
     pub image: Arc<GuestImage>,
     pub running: Running,
     table: Table,
@@ -28,13 +29,13 @@ pub struct Loaded {
 
 impl Loaded {
     pub fn new(bytes: &[u8], image: Arc<GuestImage>, record: &Record) -> Result<Loaded, Box<dyn Error>> {
-        let memory = Arc::new(CodeMemory::parse(bytes)?.publish()?);
+        let memory = Arc::new(Image::parse(bytes)?.publish()?);
         let text = memory.text_range();
-        if trapline::lookup_code(text.start, |_| ()).is_some() {
+        if trapline::process::with(text.start, |_| ()).is_some() {
             record.wrong(Wrong::Lifetime);
         }
-        let registration = trapline::register_code(memory.clone())?;
-        let found = trapline::lookup_code(text.start, |found| (found.id(), found.range()));
+        let registration = trapline::process::register(memory.clone())?;
+        let found = trapline::process::with(text.start, |found| (found.id(), found.range()));
         let (id, range) = found.ok_or("registered code is not found")?;
         if range != text {
             record.wrong(Wrong::Lifetime);
@@ -58,7 +59,7 @@ impl Loaded {
         let text = memory.text_range();
         let somewhere = image.traps.first().map_or(0, |site| site.0 as usize);
         for pc in [text.start, text.start + somewhere, text.end - 1] {
-            if trapline::lookup_code(pc, |_| ()).is_some() {
+            if trapline::process::with(pc, |_| ()).is_some() {
                 record.wrong(Wrong::Lifetime);
             }
         }

@@ -89,7 +89,7 @@ fn interrupted_pc(context: *mut c_void) -> usize {
 extern "C" fn on_sample(_: i32, _: *mut libc::siginfo_t, context: *mut c_void) {
     let record = Record::current();
     let pc = interrupted_pc(context);
-    let found = timed(&record.sample_ticks, || trapline::lookup_code(pc, |found| (found.id(), found.range())));
+    let found = timed(&record.sample_ticks, || trapline::process::with(pc, |found| (found.id(), found.range())));
     // SAFETY: published with Release after it was complete, and never freed.
     let known = unsafe { KNOWN.load(Acquire).as_ref() };
     // Host code first: it may be about to write what `running` reads.
@@ -107,8 +107,8 @@ extern "C" fn on_sample(_: i32, _: *mut libc::siginfo_t, context: *mut c_void) {
         }
     }
     if let Some(site) = known.and_then(Known::random_site) {
-        let found = timed(&record.known_ticks, || trapline::lookup_code(site.pc, |found| found.id()));
-        let code = timed(&record.known_ticks, || trapline::lookup_trap_code(site.pc));
+        let found = timed(&record.known_ticks, || trapline::process::with(site.pc, |found| found.id()));
+        let code = timed(&record.known_ticks, || trapline::process::trap_code(site.pc));
         if found != Some(site.id) || code != Some(site.code) {
             record.wrong(Wrong::KnownSite);
         }
@@ -121,7 +121,7 @@ extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *mut c_v
     let place = SIGNALS.iter().position(|&(number, _)| number == signal);
     let record = Record::current();
     let pc = interrupted_pc(context);
-    let found = timed(&record.trap_ticks, || trapline::lookup_code(pc, |found| found.id()));
+    let found = timed(&record.trap_ticks, || trapline::process::with(pc, |found| found.id()));
     if let Some(running) = record::running()
         && running.contains(pc)
     {

@@ -136,7 +136,7 @@ pub fn run(options: &Options, progress: impl Fn(f64)) -> Result<Run, Box<dyn Err
     for loaded in images {
         loaded.unload(main);
     }
-    trapline::reclaim_code();
+    trapline::process::reclaim();
     Ok(Run {
         elapsed,
         ns_per_tick: elapsed.as_nanos() as f64 / ticks.max(1) as f64,
@@ -284,6 +284,6 @@ fn call(caller: &mut Caller, loaded: &Loaded, rng: &mut Rng) {
 
 /// What the registry still holds although everything was unregistered, and nobody can see any of it.
 fn left_over() -> usize {
-    let stats = trapline::code_stats();
+    let stats = trapline::process::stats();
     stats.live_ranges + stats.retired_ranges + stats.retired_nodes
 }

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use trapline::{
-    CodeMemory, DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleDescription, SignatureIndex, StaticModuleIndex,
-    TrapCode, Unpublished,
+use trapline::TrapCode;
+use trapline::image::{
+    DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ModuleDescription, ModuleIndex, SignatureIndex, Unpublished,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 static ORIGINAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let (module, function) = (StaticModuleIndex::new(1), DefinedFunctionIndex::new(0));
+    let (module, function) = (ModuleIndex::new(1), DefinedFunctionIndex::new(0));
     let mut image = ImageBuilder::new();
     image
         .text_align(16)
@@ -32,7 +32,7 @@ static ORIGINAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
         .trap(3, TrapCode::IntegerDivisionByZero)
         .trap(47, TrapCode::Unreachable)
         .compiled(0..10, FunctionKey::Defined { module, function }, Some("first"))
-        .compiled(10..12, FunctionKey::WasmToArray { signature: SignatureIndex::new(1) }, None)
+        .compiled(10..12, FunctionKey::GuestToHost { signature: SignatureIndex::new(1) }, None)
         .compiled(12..16, FunctionKey::Builtin { index: 5 }, None)
         .function(16..48, Some("last"))
         .module(ModuleDescription { name: Some("main".into()), imported_functions: 3, ..Default::default() })
@@ -50,8 +50,8 @@ static ORIGINAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 fn try_file(file: &[u8]) {
-    let verified = CodeMemory::parse_verified(file);
-    let Ok(image) = CodeMemory::parse(file) else {
+    let verified = Image::parse_verified(file);
+    let Ok(image) = Image::parse(file) else {
         assert!(verified.is_err(), "verified, but not parsed");
         return;
     };
@@ -59,7 +59,7 @@ fn try_file(file: &[u8]) {
     check_references(&image);
     check_patches_and_addresses(&image);
     let again = rebuild(&image);
-    let copy = CodeMemory::parse_verified(&again).expect("an image built from a sound one is sound");
+    let copy = Image::parse_verified(&again).expect("an image built from a sound one is sound");
     assert_eq!(copy.text(), image.text());
     assert_eq!(copy.traps(), image.traps());
     assert_eq!(copy.functions(), image.functions());
@@ -108,11 +108,11 @@ fn check_references(image: &Unpublished) {
     let mut defined = 0;
     for function in image.functions().iter() {
         match function.key() {
-            FunctionKey::Defined { module, function } | FunctionKey::ArrayToWasm { module, function } => {
+            FunctionKey::Defined { module, function } | FunctionKey::HostToGuest { module, function } => {
                 let module = image.modules().get(module).expect("a key names a module that exists");
                 assert!(module.imported_functions().checked_add(function.as_u32()).is_some());
             }
-            FunctionKey::WasmToArray { signature } => assert!(image.signatures().get(signature).is_some()),
+            FunctionKey::GuestToHost { signature } => assert!(image.signatures().get(signature).is_some()),
             _ => {}
         }
         defined += usize::from(function.key().is_defined());

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trapline::{TrapCode, TrapTable};
+use trapline::TrapCode;
+use trapline::image::TrapTable;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&[len], data)) = data.split_first_chunk() else {

@@ -25,7 +25,7 @@ const WORD: usize = size_of::<usize>();
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PcKind {
     /// The address of the instruction that faulted, or that was interrupted and did not run yet.
-    Faulting,
+    Interrupted,
     /// The address that a call returns to. It is not part of the call, and may not even belong to the same function.
     ReturnAddress,
 }
@@ -37,7 +37,7 @@ impl PcKind {
     #[must_use]
     pub const fn instruction(self, pc: usize) -> usize {
         match self {
-            PcKind::Faulting => pc,
+            PcKind::Interrupted => pc,
             PcKind::ReturnAddress => pc.wrapping_sub(1),
         }
     }
@@ -66,7 +66,7 @@ pub enum BacktraceEnd {
 
 /// The registers that a walk starts from, of the interrupted function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct Registers {
     /// The program counter.
     pub pc: usize,
     /// The stack pointer.

@@ -264,7 +264,8 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 /// ```ignore-aarch64
 /// use std::{ffi::c_void, ptr, sync::Arc};
 /// use trapline::signal::{Entry, Signals, catch_trap_with, install};
-/// use trapline::{Backtrace, BacktraceEnd, CodeMemory, ImageBuilder, PcKind, TrapCode, register_code};
+/// use trapline::{Backtrace, BacktraceEnd, PcKind, TrapCode, process};
+/// use trapline::image::{Image, ImageBuilder};
 ///
 /// let mut image = ImageBuilder::new();
 /// image.text(&[
@@ -278,8 +279,8 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///     0x0f, 0x0b, // ud2
 /// ]);
 /// image.trap(15, TrapCode::Unreachable);
-/// let memory = Arc::new(CodeMemory::parse(&image.finish()?)?.publish()?);
-/// let _registration = register_code(memory.clone())?;
+/// let memory = Arc::new(Image::parse(&image.finish()?)?.publish()?);
+/// let _registration = process::register(memory.clone())?;
 /// let start = memory.text_range().start;
 /// // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
 /// let function: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(start) };
@@ -290,8 +291,8 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 /// // SAFETY: the functions skip no frames but their own, and stay on this stack.
 /// let trap = unsafe { catch_trap_with(function, ptr::null_mut(), Entry::new().backtrace(&mut backtrace)) };
 /// assert_eq!(trap.unwrap_err().code, TrapCode::Unreachable);
-/// let expected = [(start + 15, PcKind::Faulting), (start + 9, PcKind::ReturnAddress)];
-/// assert_eq!(backtrace.frames().collect::<Vec<_>>(), expected);
+/// let expected = [(start + 15, PcKind::Interrupted), (start + 9, PcKind::ReturnAddress)];
+/// assert_eq!(backtrace.pcs().collect::<Vec<_>>(), expected);
 /// assert_eq!(backtrace.end(), BacktraceEnd::Complete);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -6,7 +6,7 @@
 
 use super::install::query;
 use super::old_actions::{self, Action, Chain};
-use crate::code::lookup_code;
+use crate::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Says so, once, if nobody seems to handle signals.
@@ -14,7 +14,7 @@ pub(super) fn look_for_handlers(f: usize) {
     static LOOKED: AtomicBool = AtomicBool::new(false);
     // Relaxed: nothing is published with it.
     if LOOKED.load(Ordering::Relaxed)
-        || lookup_code(f, |found| found.payload().memory().traps().is_empty()) != Some(false)
+        || process::with(f, |found| found.payload().image().traps().is_empty()) != Some(false)
     {
         return;
     }

@@ -4,7 +4,7 @@ use super::innermost::innermost;
 use super::trap::{Trap, TrapSignal, TrapSite};
 use super::{arch, trace};
 use crate::TrapCode;
-use crate::code::lookup_code;
+use crate::process;
 use std::ffi::{c_int, c_void};
 
 /// For embedders who own the handlers: catches the trap, if this signal is one.
@@ -48,7 +48,7 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
     }
     // SAFETY: as above.
     let frame = unsafe { arch::frame(context) };
-    let Some((trap_code, site)) = lookup_code(frame.pc, |found| {
+    let Some((trap_code, site)) = process::with(frame.pc, |found| {
         let text_offset = found.offset();
         let site = TrapSite { pc: frame.pc, text_offset, id: found.id() };
         (found.payload().trap_code(text_offset), site)

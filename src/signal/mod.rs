@@ -7,14 +7,15 @@
 //! ```
 //! use std::{ffi::c_void, ptr, sync::Arc};
 //! use trapline::signal::{Signals, catch_trap, install};
-//! use trapline::{CodeMemory, ImageBuilder, TrapCode, register_code};
+//! use trapline::{TrapCode, process};
+//! use trapline::image::{Image, ImageBuilder};
 //!
 //! let mut image = ImageBuilder::new();
 //! let udf_or_ud2: &[u8] = if cfg!(target_arch = "aarch64") { &[0, 0, 0, 0] } else { &[0x0f, 0x0b] };
 //! image.text(udf_or_ud2);
 //! image.trap(0, TrapCode::Unreachable);
-//! let memory = Arc::new(CodeMemory::parse(&image.finish()?)?.publish()?);
-//! let _registration = register_code(memory.clone())?;
+//! let memory = Arc::new(Image::parse(&image.finish()?)?.publish()?);
+//! let _registration = process::register(memory.clone())?;
 //!
 //! // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
 //! let function: unsafe extern "C" fn(*mut c_void) =

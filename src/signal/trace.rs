@@ -21,8 +21,8 @@ use super::arch;
 use super::exit::ExitFrame;
 use super::innermost::innermost;
 use crate::backtrace::Backtrace;
-use crate::code::code_view;
-use crate::handler::walk::{self, BacktraceEnd, Frame, PcKind, Trace};
+use crate::handler::walk::{self, BacktraceEnd, PcKind, Registers, Trace};
+use crate::process;
 use std::ffi::c_void;
 use std::ptr;
 
@@ -30,7 +30,7 @@ use std::ptr;
 ///
 /// What was in the buffer is replaced. If the thread was interrupted in code that is not registered, there are no
 /// frames: a host function's frames are not walked, and what called it is unknown. Otherwise the first is the
-/// interrupted instruction ([`PcKind::Faulting`]), its callers follow, and beyond host code those of the calls of
+/// interrupted instruction ([`PcKind::Interrupted`]), its callers follow, and beyond host code those of the calls of
 /// [`catch_trap_with`](super::catch_trap_with) around it, as far as [`Exit`](super::Exit)s were noted. The bounds of
 /// the walk are those of the thread's calls of `catch_trap`. Guest code that was entered in another way shows its
 /// first frame only ([`BacktraceEnd::NoActivation`]); there is [`Backtrace::walk`] for it.
@@ -65,8 +65,8 @@ pub unsafe fn sample<const N: usize>(context: *const c_void, backtrace: &mut Bac
     // SAFETY: the caller passes the kernel's argument.
     let frame = unsafe { arch::frame(context) };
     let trace = backtrace.trace();
-    trace.restart(PcKind::Faulting);
-    trace.end = code_view(|view| {
+    trace.restart(PcKind::Interrupted);
+    trace.end = process::view(|view| {
         let is_code = |pc| view.get(pc).is_some();
         if !is_code(frame.pc) {
             return BacktraceEnd::HostFrame;
@@ -87,14 +87,14 @@ pub unsafe fn sample<const N: usize>(context: *const c_void, backtrace: &mut Bac
 /// # Safety
 ///
 /// `activation` is this thread's innermost, and `frame` what its guest code was interrupted with.
-pub(super) unsafe fn of_trap(activation: &Activation, frame: Frame, overflow: Option<usize>) {
+pub(super) unsafe fn of_trap(activation: &Activation, frame: Registers, overflow: Option<usize>) {
     let Some(mut trace) = activation.trace() else { return };
     // SAFETY: `catch_trap_with` borrows the buffer for as long as the activation lives, and leaves it alone.
     let trace = unsafe { trace.as_mut() };
-    trace.restart(PcKind::Faulting);
+    trace.restart(PcKind::Interrupted);
     // SAFETY: the caller's.
     trace.end =
-        code_view(|view| unsafe { from_frame(activation, frame, overflow, |pc| view.get(pc).is_some(), trace) });
+        process::view(|view| unsafe { from_frame(activation, frame, overflow, |pc| view.get(pc).is_some(), trace) });
 }
 
 /// Collects the frames below a host function into the buffer that `activation` was given, if it was.
@@ -111,7 +111,7 @@ pub(super) unsafe fn of_raise(activation: &Activation) {
     let here = 0_u8;
     let part = Part { activation, low: (&raw const here).addr() };
     let exit = activation.exit();
-    trace.end = code_view(|view| {
+    trace.end = process::view(|view| {
         let is_code = |pc| view.get(pc).is_some();
         let Some(exit) = exit else { return BacktraceEnd::HostFrame };
         match part.continue_at(exit, is_code, trace) {
@@ -127,7 +127,7 @@ pub(super) unsafe fn of_raise(activation: &Activation) {
 /// As for [`of_trap`].
 unsafe fn from_frame(
     activation: &Activation,
-    frame: Frame,
+    frame: Registers,
     overflow: Option<usize>,
     is_code: impl Fn(usize) -> bool,
     trace: &mut Trace<[usize]>,

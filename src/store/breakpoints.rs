@@ -12,12 +12,12 @@ use std::fmt;
 use super::engine::EngineId;
 use super::error::{PatchError, StoreError};
 use super::many::Many;
-use super::module::{CompiledModuleId, Module};
+use super::module::{Module, ModuleId};
 use super::registry::ModuleRegistry;
 use super::store_code::StoreCode;
-use crate::code::allocate::{self, OutOfMemory};
-use crate::code::counted::Bytes;
-use crate::code::{DefinedFunctionIndex, PatchTable};
+use crate::allocate::{self, OutOfMemory};
+use crate::counted::Bytes;
+use crate::image::{DefinedFunctionIndex, PatchTable};
 
 /// What is asked for, in one store.
 pub(super) struct Breakpoints {
@@ -39,20 +39,20 @@ struct Asked {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    module: CompiledModuleId,
+    module: ModuleId,
     function: DefinedFunctionIndex,
     offset: u32,
 }
 
 struct Point {
-    module: CompiledModuleId,
+    module: ModuleId,
     patch: usize,
     /// How many of `asked` slipped here; not zero.
     keys: usize,
 }
 
 impl Point {
-    fn key(&self) -> (CompiledModuleId, usize) {
+    fn key(&self) -> (ModuleId, usize) {
         (self.module, self.patch)
     }
 }
@@ -62,7 +62,7 @@ impl Point {
 #[non_exhaustive]
 pub struct Breakpoint {
     /// The module.
-    pub module: CompiledModuleId,
+    pub module: ModuleId,
     /// The function, by its index among those that the module defines.
     pub function: DefinedFunctionIndex,
     /// Where it was asked for, in bytes from the start of the function.
@@ -87,14 +87,14 @@ pub enum BreakpointError {
     /// The module does not define that function.
     UnknownFunction {
         /// The module.
-        module: CompiledModuleId,
+        module: ModuleId,
         /// What it does not define.
         function: DefinedFunctionIndex,
     },
     /// The function has no patch point from that offset on.
     NoPatchPoint {
         /// The module.
-        module: CompiledModuleId,
+        module: ModuleId,
         /// The function.
         function: DefinedFunctionIndex,
         /// Where it was asked for, in bytes from the start of the function.
@@ -105,7 +105,7 @@ pub enum BreakpointError {
     /// There is no such breakpoint.
     NotSet {
         /// The module.
-        module: CompiledModuleId,
+        module: ModuleId,
         /// The function.
         function: DefinedFunctionIndex,
         /// The offset.
@@ -114,7 +114,7 @@ pub enum BreakpointError {
     /// The breakpoint is set 2^32 - 1 times already.
     TooMany {
         /// The module.
-        module: CompiledModuleId,
+        module: ModuleId,
         /// The function.
         function: DefinedFunctionIndex,
         /// The offset.
@@ -159,7 +159,7 @@ impl ModuleRegistry {
         self.check_engine(module.engine_code()).map_err(BreakpointError::ForeignModule)?;
         let id = module.id();
         let range = module.function(function).ok_or(BreakpointError::UnknownFunction { module: id, function })?.range();
-        let patches = module.engine_code().memory().patches();
+        let patches = module.engine_code().image().patches();
         let found = range.start.checked_add(offset).and_then(|from| patches.next_from(from));
         let Some((patch, point)) = found.filter(|(_, point)| point.offset() < range.end) else {
             let len = range.end - range.start;
@@ -190,7 +190,7 @@ impl ModuleRegistry {
     /// See [`BreakpointError`].
     pub fn clear_breakpoint(
         &mut self,
-        module: CompiledModuleId,
+        module: ModuleId,
         function: DefinedFunctionIndex,
         offset: u32,
     ) -> Result<u32, BreakpointError> {
@@ -259,9 +259,9 @@ impl ModuleRegistry {
 }
 
 /// Makes the code of `module`, if it is registered, show the patch as wanted.
-fn show(many: &mut Many, module: CompiledModuleId, patch: usize, enabled: bool) -> Result<(), BreakpointError> {
+fn show(many: &mut Many, module: ModuleId, patch: usize, enabled: bool) -> Result<(), BreakpointError> {
     let Some((module, code)) = many.registered(module) else { return Ok(()) };
-    write(code, module.engine_code().memory().patches(), || [patch].into_iter(), |_| enabled)
+    write(code, module.engine_code().image().patches(), || [patch].into_iter(), |_| enabled)
         .map_err(BreakpointError::Patch)
 }
 
@@ -280,17 +280,17 @@ impl Breakpoints {
         let first = self.points.partition_point(|point| point.module < id);
         let points = self.points.get(first..).unwrap_or_default();
         let points = || points.iter().take_while(|point| point.module == id).map(|point| point.patch);
-        write(code, module.engine_code().memory().patches(), points, |_| true)
+        write(code, module.engine_code().image().patches(), points, |_| true)
     }
 
     /// Makes every patch point of `module` show what is asked for.
     pub(super) fn apply_all(&self, code: &mut StoreCode, module: &Module) -> Result<(), PatchError> {
-        let patches = module.engine_code().memory().patches();
+        let patches = module.engine_code().image().patches();
         let all = || module.functions().flat_map(|function| patches.in_range(function.range()));
         write(code, patches, all, |patch| self.wants(module.id(), patch))
     }
 
-    fn wants(&self, module: CompiledModuleId, patch: usize) -> bool {
+    fn wants(&self, module: ModuleId, patch: usize) -> bool {
         self.single_step || self.find_point(module, patch).is_ok()
     }
 
@@ -298,7 +298,7 @@ impl Breakpoints {
         self.asked.binary_search_by_key(&key, |asked| asked.key)
     }
 
-    fn find_point(&self, module: CompiledModuleId, patch: usize) -> Result<usize, usize> {
+    fn find_point(&self, module: ModuleId, patch: usize) -> Result<usize, usize> {
         self.points.binary_search_by_key(&(module, patch), Point::key)
     }
 
@@ -308,14 +308,14 @@ impl Breakpoints {
         Ok(allocate::reserve(&mut self.points, 1)?)
     }
 
-    fn point(&mut self, module: CompiledModuleId, patch: usize) {
+    fn point(&mut self, module: ModuleId, patch: usize) {
         match self.find_point(module, patch) {
             Ok(at) => self.points[at].keys += 1,
             Err(at) => self.points.insert(at, Point { module, patch, keys: 1 }),
         }
     }
 
-    fn unpoint(&mut self, module: CompiledModuleId, patch: usize) {
+    fn unpoint(&mut self, module: ModuleId, patch: usize) {
         if let Ok(at) = self.find_point(module, patch) {
             self.points[at].keys -= 1;
             if self.points[at].keys == 0 {
@@ -324,7 +324,7 @@ impl Breakpoints {
         }
     }
 
-    fn is_last(&self, module: CompiledModuleId, patch: usize) -> bool {
+    fn is_last(&self, module: ModuleId, patch: usize) -> bool {
         self.find_point(module, patch).is_ok_and(|at| self.points[at].keys == 1)
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::error::LoadError;
-use crate::code::{SignatureTable, allocate};
+use crate::allocate;
+use crate::image::SignatureTable;
 use crate::sync::Lock;
 
 /// What code is loaded into, and stores run on. A handle, cheap to clone.
@@ -19,11 +20,12 @@ use crate::sync::Lock;
 /// # Examples
 ///
 /// ```
-/// use trapline::{CodeMemory, Engine, EngineCode, ImageBuilder};
+/// use trapline::image::{Image, ImageBuilder};
+/// use trapline::store::{Engine, EngineCode};
 ///
 /// let image = ImageBuilder::new().configuration("fuel").finish()?;
 /// let engine = Engine::with_configuration("no fuel");
-/// let error = EngineCode::new(&engine, CodeMemory::parse(&image)?.publish()?).unwrap_err();
+/// let error = EngineCode::new(&engine, Image::parse(&image)?.publish()?).unwrap_err();
 /// assert!(error.to_string().contains("configuration"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -88,7 +90,7 @@ impl Engine {
     }
 
     /// An engine for code that was compiled with `configuration`, as
-    /// [`ImageBuilder::configuration`](crate::ImageBuilder::configuration) stores it.
+    /// [`ImageBuilder::configuration`](crate::image::ImageBuilder::configuration) stores it.
     #[must_use]
     pub fn with_configuration(configuration: impl Into<Vec<u8>>) -> Self {
         Engine(Arc::new(Inner {

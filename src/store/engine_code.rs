@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use super::engine::{Engine, EngineId, SignatureId, unique_ids};
 use super::error::LoadError;
-use super::module::{CompiledModuleId, Module};
-use super::pc::EngineCodePc;
+use super::module::{Module, ModuleId};
+use super::pc::EnginePc;
 use super::store_code::StoreCode;
 use super::striped::Striped;
-use crate::code::{
-    CodeMemory, CodeRegistration, CompiledFunctionsTable, FunctionKey, Patch, SignatureIndex, StaticModuleIndex,
-    allocate, register_code,
-};
+use crate::allocate;
+use crate::image::{FunctionKey, FunctionTable, Image, ModuleIndex, Patch, SignatureIndex};
+use crate::process::{self};
 
 /// An image in an engine: the canonical copy of its text, and what the engine knows of it. A handle, cheap to clone
 /// from many threads at once.
@@ -23,19 +22,21 @@ use crate::code::{
 /// there is no memory. Dropping the last handle unmaps. None of it is for signal handlers.
 ///
 /// The text is known to signal handlers from here on, until the last handle is dropped: this one, a clone, a
-/// [`Module`] or [`Component`](crate::Component) of it, or a store in which one of these is registered.
+/// [`Module`] or [`Component`](crate::store::Component) of it, or a store in which one of these is registered.
 ///
 /// # Examples
 ///
 /// ```
-/// use trapline::{CodeMemory, Engine, EngineCode, ImageBuilder, TrapCode, lookup_trap_code};
+/// use trapline::{TrapCode, process};
+/// use trapline::image::{Image, ImageBuilder};
+/// use trapline::store::{Engine, EngineCode};
 ///
 /// let image = ImageBuilder::new().text([0x0f, 0x0b]).trap(0, TrapCode::Unreachable).finish()?;
-/// let code = EngineCode::new(&Engine::new(), CodeMemory::parse(&image)?.publish()?)?;
+/// let code = EngineCode::new(&Engine::new(), Image::parse(&image)?.publish()?)?;
 /// let pc = code.text_range().start.as_usize();
-/// assert_eq!(lookup_trap_code(pc), Some(TrapCode::Unreachable));
+/// assert_eq!(process::trap_code(pc), Some(TrapCode::Unreachable));
 /// drop(code);
-/// assert_eq!(lookup_trap_code(pc), None);
+/// assert_eq!(process::trap_code(pc), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -45,10 +46,10 @@ pub struct EngineCode(Striped<Handle>);
 struct Handle {
     engine: EngineId,
     /// Names the image; those that follow name its modules.
-    id: CompiledModuleId,
+    id: ModuleId,
     /// The text, for all stores that have no copy.
     shared: StoreCode,
-    memory: Arc<CodeMemory>,
+    memory: Arc<Image>,
     loaded: Arc<Loaded>,
 }
 
@@ -63,17 +64,17 @@ impl Clone for Handle {
 
 struct Loaded {
     // The first field to be dropped: handlers miss the code before it goes.
-    registration: CodeRegistration,
+    registration: process::Registration,
     engine: Engine,
-    memory: Arc<CodeMemory>,
+    memory: Arc<Image>,
     /// The engine's id of each signature of the image.
     signatures: Box<[SignatureId]>,
     /// By ascending id: the trampoline's offset in the text.
-    wasm_to_array: Box<[(SignatureId, u32)]>,
+    guest_to_host: Box<[(SignatureId, u32)]>,
 }
 
 impl EngineCode {
-    /// Loads `memory`, a [`CodeMemory`] or an [`Arc`] of one, into `engine`, and registers its text for the whole
+    /// Loads `memory`, a [`Image`] or an [`Arc`] of one, into `engine`, and registers its text for the whole
     /// process.
     ///
     /// O(f log f) for f functions.
@@ -87,9 +88,9 @@ impl EngineCode {
     /// # Signal safety
     ///
     /// Not for handlers: allocates and takes locks.
-    pub fn new(engine: &Engine, memory: impl Into<Arc<CodeMemory>>) -> Result<EngineCode, LoadError> {
+    pub fn new(engine: &Engine, memory: impl Into<Arc<Image>>) -> Result<EngineCode, LoadError> {
         // A memory that is not in an `Arc` yet is about to be put into one.
-        allocate::room_for_arc(Layout::new::<CodeMemory>())?;
+        allocate::room_for_arc(Layout::new::<Image>())?;
         let memory = memory.into();
         if memory.configuration() != engine.configuration() {
             return Err(LoadError::ForeignConfiguration {
@@ -99,8 +100,8 @@ impl EngineCode {
         }
         check_patches(&memory)?;
         let signatures = Interned { ids: engine.intern(memory.signatures())?, engine, memory: &memory };
-        let wasm_to_array = wasm_to_array(memory.functions(), &signatures.ids)?;
-        let registration = register_code(Arc::clone(&memory)).map_err(LoadError::Register)?;
+        let guest_to_host = guest_to_host(memory.functions(), &signatures.ids)?;
+        let registration = process::register(Arc::clone(&memory)).map_err(LoadError::Register)?;
         let signatures = signatures.keep();
         // From here on dropping what there is undoes everything.
         let loaded = allocate::arc(Loaded {
@@ -108,11 +109,11 @@ impl EngineCode {
             engine: engine.clone(),
             memory: Arc::clone(&memory),
             signatures,
-            wasm_to_array,
+            guest_to_host,
         })?;
         let handle = Handle {
             engine: engine.id(),
-            id: CompiledModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
+            id: ModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
             shared: StoreCode::shared(memory.text_range()),
             memory,
             loaded,
@@ -134,23 +135,23 @@ impl EngineCode {
     /// The image's text and tables.
     #[inline]
     #[must_use]
-    pub fn memory(&self) -> &Arc<CodeMemory> {
+    pub fn image(&self) -> &Arc<Image> {
         &self.0.memory
     }
 
     /// What each part of the text is.
     #[inline]
     #[must_use]
-    pub fn functions(&self) -> &CompiledFunctionsTable {
+    pub fn functions(&self) -> &FunctionTable {
         self.0.memory.functions()
     }
 
     /// The addresses of the text; the end is exclusive. Empty if there is none.
     #[inline]
     #[must_use]
-    pub fn text_range(&self) -> Range<EngineCodePc> {
+    pub fn text_range(&self) -> Range<EnginePc> {
         let text = self.0.shared.text_range();
-        EngineCodePc::range(text.start.as_usize()..text.end.as_usize())
+        EnginePc::range(text.start.as_usize()..text.end.as_usize())
     }
 
     /// The text as every store executes it that has no copy.
@@ -161,12 +162,12 @@ impl EngineCode {
 
     /// The modules compiled into this image, by static index.
     pub fn modules(&self) -> impl ExactSizeIterator<Item = Module> + '_ {
-        (0..self.module_count()).map(|index| Module::of(self.clone(), StaticModuleIndex::new(index)))
+        (0..self.module_count()).map(|index| Module::of(self.clone(), ModuleIndex::new(index)))
     }
 
     /// The module at `index`, if the image has so many.
     #[must_use]
-    pub fn module(&self, index: StaticModuleIndex) -> Option<Module> {
+    pub fn module(&self, index: ModuleIndex) -> Option<Module> {
         (index.as_u32() < self.module_count()).then(|| Module::of(self.clone(), index))
     }
 
@@ -180,24 +181,24 @@ impl EngineCode {
     ///
     /// O(log n).
     #[must_use]
-    pub fn wasm_to_array_trampoline(&self, signature: SignatureId) -> Option<EngineCodePc> {
-        EngineCodePc::at(&self.text_range(), self.wasm_to_array_offset(signature)? as usize)
+    pub fn guest_to_host_trampoline(&self, signature: SignatureId) -> Option<EnginePc> {
+        EnginePc::at(&self.text_range(), self.guest_to_host_offset(signature)? as usize)
     }
 
-    pub(super) fn wasm_to_array_offset(&self, signature: SignatureId) -> Option<u32> {
-        let trampolines = &self.0.loaded.wasm_to_array;
+    pub(super) fn guest_to_host_offset(&self, signature: SignatureId) -> Option<u32> {
+        let trampolines = &self.0.loaded.guest_to_host;
         let at = trampolines.binary_search_by_key(&signature, |(id, _)| *id).ok()?;
         Some(trampolines.get(at)?.1)
     }
 
     /// The types that the image has such trampolines for.
-    pub(super) fn wasm_to_array_signatures(&self) -> impl ExactSizeIterator<Item = SignatureId> + '_ {
-        self.0.loaded.wasm_to_array.iter().map(|(id, _)| *id)
+    pub(super) fn guest_to_host_signatures(&self) -> impl ExactSizeIterator<Item = SignatureId> + '_ {
+        self.0.loaded.guest_to_host.iter().map(|(id, _)| *id)
     }
 
     /// Names the image as a whole.
     #[inline]
-    pub(super) fn id(&self) -> CompiledModuleId {
+    pub(super) fn id(&self) -> ModuleId {
         self.0.id
     }
 
@@ -225,7 +226,7 @@ impl Drop for Loaded {
 struct Interned<'l> {
     ids: Box<[SignatureId]>,
     engine: &'l Engine,
-    memory: &'l CodeMemory,
+    memory: &'l Image,
 }
 
 impl Interned<'_> {
@@ -243,7 +244,7 @@ impl Drop for Interned<'_> {
 }
 
 /// What is written when a breakpoint is cleared has to be what was there before one was set.
-fn check_patches(memory: &CodeMemory) -> Result<(), LoadError> {
+fn check_patches(memory: &Image) -> Result<(), LoadError> {
     let is_there = |patch: &Patch<'_>| {
         let range = patch.range();
         memory.text().get(range.start as usize..range.end as usize) == Some(patch.disabled())
@@ -254,13 +255,13 @@ fn check_patches(memory: &CodeMemory) -> Result<(), LoadError> {
     }
 }
 
-fn wasm_to_array(
-    functions: &CompiledFunctionsTable,
+fn guest_to_host(
+    functions: &FunctionTable,
     signatures: &[SignatureId],
 ) -> Result<Box<[(SignatureId, u32)]>, LoadError> {
     let offsets = || {
         functions.iter().filter_map(|function| match function.key() {
-            FunctionKey::WasmToArray { signature } => {
+            FunctionKey::GuestToHost { signature } => {
                 Some((*signatures.get(signature.as_u32() as usize)?, function.range().start))
             }
             _ => None,

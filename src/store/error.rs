@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use super::engine::EngineId;
 use super::engine_code::EngineCode;
-use super::pc::{EngineCodePc, StoreCodePc};
-use crate::code::allocate::OutOfMemory;
-use crate::code::counted::Bytes;
+use super::pc::{EnginePc, StorePc};
+use crate::allocate::OutOfMemory;
+use crate::counted::Bytes;
 use crate::registry::RegisterError;
 
 /// Why an image was not loaded into an engine. Nothing of it stays.
@@ -90,7 +90,7 @@ pub enum StoreError {
     /// Code of another engine.
     ForeignEngine {
         /// The code's text, as its engine has it.
-        text: Range<EngineCodePc>,
+        text: Range<EnginePc>,
         /// The engine it is loaded into.
         code: EngineId,
         /// The engine of the store.
@@ -99,14 +99,14 @@ pub enum StoreError {
     /// An address that was given for the base of some code of the store is none.
     NotABase {
         /// The address.
-        pc: StoreCodePc,
+        pc: StorePc,
         /// The code that it lies in, if it lies in any of this store's.
-        inside: Option<Range<StoreCodePc>>,
+        inside: Option<Range<StorePc>>,
     },
     /// The operating system did not let the store have a copy of its own.
     PrivateCopy {
         /// The text that was to be copied.
-        text: Range<EngineCodePc>,
+        text: Range<EnginePc>,
         /// What it said.
         error: io::Error,
     },
@@ -117,7 +117,7 @@ pub enum StoreError {
     /// No memory for the registry to grow.
     OutOfMemory {
         /// The code that was to be registered.
-        text: Range<EngineCodePc>,
+        text: Range<EnginePc>,
         /// How many bytes were asked for, at least.
         bytes: usize,
     },
@@ -187,7 +187,7 @@ pub enum PatchError {
     /// The store executes the engine's copy, which is everybody's.
     Shared {
         /// The text.
-        text: Range<StoreCodePc>,
+        text: Range<StorePc>,
     },
     /// The patch reaches past the end of the text. Nothing was changed.
     OutsideText {
@@ -196,12 +196,12 @@ pub enum PatchError {
         /// Its length in bytes.
         len: usize,
         /// The text.
-        text: Range<StoreCodePc>,
+        text: Range<StorePc>,
     },
     /// The operating system did not make the pages writable. Nothing was changed.
     Unchanged {
         /// The text.
-        text: Range<StoreCodePc>,
+        text: Range<StorePc>,
         /// What it said.
         error: io::Error,
     },
@@ -209,7 +209,7 @@ pub enum PatchError {
     /// patch of the same code succeeds. Its bytes are as wanted, or as before if the pages could not be made writable.
     NotExecutable {
         /// The text.
-        text: Range<StoreCodePc>,
+        text: Range<StorePc>,
         /// What it said.
         error: io::Error,
     },

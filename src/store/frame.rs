@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::module::Module;
-use crate::code::{DefinedFunctionIndex, Function};
+use crate::image::{DefinedFunctionIndex, Function};
 
 /// A frame of a guest function: where in which function of which module.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl<'s> FrameInfo<'s> {
     pub fn source_offset(&self) -> Option<u32> {
         self.module
             .engine_code()
-            .memory()
+            .image()
             .address_map()?
             .source_offset_from(self.function.range().start, self.text_offset)
     }

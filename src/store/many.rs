@@ -11,11 +11,12 @@ use super::frame::FrameInfo;
 use super::id_map::IdMap;
 #[cfg(feature = "components")]
 use super::module::Component;
-use super::module::{CompiledModuleId, Module};
-use super::pc::StoreCodePc;
+use super::module::{Module, ModuleId};
+use super::pc::StorePc;
 use super::store_code::{ModuleWithCode, StoreCode};
-use crate::code::allocate::{self, OutOfMemory};
-use crate::code::{Function, FunctionKey, StaticModuleIndex, start_of_code};
+use crate::allocate::{self, OutOfMemory};
+use crate::image::{Function, FunctionKey, ModuleIndex};
+use crate::process;
 
 /// As many images, and as many modules, are looked through one by one: that takes no longer than to find one by its
 /// hash, and no maps have to be made.
@@ -30,22 +31,22 @@ const FIRST: usize = FEW;
 pub(super) struct Many {
     images: Vec<Image>,
     /// In the order of their registration.
-    modules: Vec<(CompiledModuleId, Module)>,
+    modules: Vec<(ModuleId, Module)>,
     // All of `images` if they are more than a few, and nothing before.
-    by_base: IdMap<StoreCodePc, usize>,
-    by_image: IdMap<CompiledModuleId, usize>,
+    by_base: IdMap<StorePc, usize>,
+    by_image: IdMap<ModuleId, usize>,
     /// The first image that has a trampoline for the signature.
     by_signature: IdMap<SignatureId, usize>,
     /// All of `modules` if they are more than a few, and nothing before.
-    by_module: IdMap<CompiledModuleId, usize>,
+    by_module: IdMap<ModuleId, usize>,
     pub(super) breakpoints: Breakpoints,
 }
 
 /// An image that the store executes code of.
 struct Image {
-    id: CompiledModuleId,
+    id: ModuleId,
     /// Where the store executes it.
-    text: Range<StoreCodePc>,
+    text: Range<StorePc>,
     /// The store's own copy, if it executes one.
     private: Option<StoreCode>,
     owner: Owner,
@@ -76,7 +77,7 @@ impl<'s> ImageRef<'s> {
     /// The function that `pc` lies in, and the offset of `pc` in the text.
     #[inline]
     pub(super) fn function(self, pc: usize) -> Option<(Function<'s>, u32)> {
-        let offset = StoreCodePc::new(pc).offset_in(&self.code.text_range())?;
+        let offset = StorePc::new(pc).offset_in(&self.code.text_range())?;
         let offset = u32::try_from(offset).ok()?;
         Some((self.engine_code.functions().by_offset(offset)?, offset))
     }
@@ -86,7 +87,7 @@ impl<'s> ImageRef<'s> {
     pub(super) fn frame(
         self,
         pc: usize,
-        module: impl FnOnce(StaticModuleIndex) -> Option<&'s Module>,
+        module: impl FnOnce(ModuleIndex) -> Option<&'s Module>,
     ) -> Option<(FrameInfo<'s>, ModuleWithCode<'s>)> {
         let (function, offset) = self.function(pc)?;
         let FunctionKey::Defined { module: owner, function: index } = function.key() else { return None };
@@ -167,7 +168,7 @@ impl Many {
             reserve_places(&mut self.by_image, images)?;
             let earlier = self.images[unnoted(images).start..].iter();
             let codes = earlier.map(|image| image.owner.engine_code(&self.modules)).chain([code]);
-            let signatures = codes.map(|code| code.wasm_to_array_signatures().len()).sum();
+            let signatures = codes.map(|code| code.guest_to_host_signatures().len()).sum();
             allocate::reserve_in_map(&mut self.by_signature, signatures)?;
         }
         self.reserve_module()
@@ -196,7 +197,7 @@ impl Many {
         if !image.text.is_empty() {
             self.by_base.insert(image.text.start, slot);
         }
-        for signature in image.owner.engine_code(&self.modules).wasm_to_array_signatures() {
+        for signature in image.owner.engine_code(&self.modules).guest_to_host_signatures() {
             self.by_signature.entry(signature).or_insert(slot);
         }
     }
@@ -215,18 +216,18 @@ impl Many {
         self.modules.iter().map(|(_, module)| module)
     }
 
-    pub(super) fn module(&self, id: CompiledModuleId) -> Option<&Module> {
+    pub(super) fn module(&self, id: ModuleId) -> Option<&Module> {
         Some(&self.modules.get(self.module_slot(id)?)?.1)
     }
 
-    fn module_slot(&self, id: CompiledModuleId) -> Option<usize> {
+    fn module_slot(&self, id: ModuleId) -> Option<usize> {
         if self.modules.len() > FEW {
             return self.by_module.get(&id).copied();
         }
         self.modules.iter().position(|(known, _)| *known == id)
     }
 
-    fn image_slot(&self, id: CompiledModuleId) -> Option<usize> {
+    fn image_slot(&self, id: ModuleId) -> Option<usize> {
         if self.images.len() > FEW {
             return self.by_image.get(&id).copied();
         }
@@ -238,16 +239,16 @@ impl Many {
         ImageRef { code: image.private.as_ref().unwrap_or(engine_code.shared()), engine_code }
     }
 
-    pub(super) fn image(&self, id: CompiledModuleId) -> Option<ImageRef<'_>> {
+    pub(super) fn image(&self, id: ModuleId) -> Option<ImageRef<'_>> {
         Some(self.image_ref(self.images.get(self.image_slot(id)?)?))
     }
 
     pub(super) fn image_by_pc(&self, pc: usize) -> Option<ImageRef<'_>> {
         let image = if self.images.len() > FEW {
             // All code is in the process-wide registry for as long as it is in this one.
-            self.images.get(*self.by_base.get(&StoreCodePc::new(start_of_code(pc)?))?)
+            self.images.get(*self.by_base.get(&StorePc::new(process::with(pc, |found| found.range().start)?))?)
         } else {
-            self.images.iter().find(|image| image.text.contains(&StoreCodePc::new(pc)))
+            self.images.iter().find(|image| image.text.contains(&StorePc::new(pc)))
         };
         Some(self.image_ref(image?))
     }
@@ -263,11 +264,11 @@ impl Many {
             return Some(self.image_ref(self.images.get(*self.by_signature.get(&signature)?)?));
         }
         let mut images = self.images.iter().map(|image| self.image_ref(image));
-        images.find(|image| image.engine_code.wasm_to_array_offset(signature).is_some())
+        images.find(|image| image.engine_code.guest_to_host_offset(signature).is_some())
     }
 
     /// The store's own copy of an image, if the code that begins at `base` is one.
-    pub(super) fn copy_by_base(&mut self, base: StoreCodePc) -> Option<&mut StoreCode> {
+    pub(super) fn copy_by_base(&mut self, base: StorePc) -> Option<&mut StoreCode> {
         let slot = if self.images.len() > FEW {
             *self.by_base.get(&base)?
         } else {
@@ -283,7 +284,7 @@ impl Many {
 
     /// The module `id`, if it is registered, and the copy that the store executes.
     #[cfg(feature = "breakpoints")]
-    pub(super) fn registered(&mut self, id: CompiledModuleId) -> Option<(&Module, &mut StoreCode)> {
+    pub(super) fn registered(&mut self, id: ModuleId) -> Option<(&Module, &mut StoreCode)> {
         let at = self.module_slot(id)?;
         let slot = self.image_slot(self.modules.get(at)?.1.engine_code().id())?;
         Some((&self.modules.get(at)?.1, self.images.get_mut(slot)?.private.as_mut()?))
@@ -308,7 +309,7 @@ impl Many {
 
 impl Owner {
     /// `modules` are those of the store.
-    fn engine_code<'s>(&'s self, modules: &'s [(CompiledModuleId, Module)]) -> &'s EngineCode {
+    fn engine_code<'s>(&'s self, modules: &'s [(ModuleId, Module)]) -> &'s EngineCode {
         match self {
             Owner::Module(slot) => modules[*slot].1.engine_code(),
             #[cfg(feature = "components")]

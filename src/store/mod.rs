@@ -1,7 +1,7 @@
 //! The store layer: what runtimes with modules and stores build on the process-wide registry.
 //!
 //! ```text
-//!  Engine <----- EngineCode: the canonical text, registered for handlers, with its CodeMemory's tables
+//!  Engine <----- EngineCode: the canonical text, registered for handlers, with its Image's tables
 //!                  ^     ^
 //!                  |     |  hold it, and with it the registration
 //!             Module     Component
@@ -40,7 +40,7 @@ pub use error::{LoadError, PatchError, StoreError};
 pub use frame::FrameInfo;
 #[cfg(feature = "components")]
 pub use module::Component;
-pub use module::{CompiledModuleId, Module};
-pub use pc::{EngineCodePc, StoreCodePc};
+pub use module::{Module, ModuleId};
+pub use pc::{EnginePc, StorePc};
 pub use registry::{ModuleRegistry, RegisteredModuleId};
 pub use store_code::{ModuleWithCode, StoreCode, StoreCodeMut};

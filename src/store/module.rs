@@ -5,16 +5,16 @@ use std::num::NonZeroU64;
 
 use super::engine::SignatureId;
 use super::engine_code::EngineCode;
-use super::pc::EngineCodePc;
-use crate::code::{DefinedFunctionIndex, Function, FunctionKey, ModuleInfo, StaticModuleIndex};
+use super::pc::EnginePc;
+use crate::image::{DefinedFunctionIndex, Function, FunctionKey, ModuleIndex, ModuleInfo};
 
 /// Names a loaded module, or a loaded image as a whole, for the life of the process: loaded again, it is another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CompiledModuleId(NonZeroU64);
+pub struct ModuleId(NonZeroU64);
 
-impl CompiledModuleId {
+impl ModuleId {
     pub(super) fn new(id: NonZeroU64) -> Self {
-        CompiledModuleId(id)
+        ModuleId(id)
     }
 
     /// The number behind the id.
@@ -24,18 +24,18 @@ impl CompiledModuleId {
     }
 
     /// The module at `index` of the image that this names.
-    pub(super) fn module(self, index: StaticModuleIndex) -> CompiledModuleId {
-        CompiledModuleId(self.0.saturating_add(1 + u64::from(index.as_u32())))
+    pub(super) fn module(self, index: ModuleIndex) -> ModuleId {
+        ModuleId(self.0.saturating_add(1 + u64::from(index.as_u32())))
     }
 }
 
-impl fmt::Debug for CompiledModuleId {
+impl fmt::Debug for ModuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CompiledModuleId({})", self.0)
+        write!(f, "ModuleId({})", self.0)
     }
 }
 
-impl fmt::Display for CompiledModuleId {
+impl fmt::Display for ModuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "module {}", self.0)
     }
@@ -48,26 +48,26 @@ impl fmt::Display for CompiledModuleId {
 #[derive(Clone)]
 pub struct Module {
     code: EngineCode,
-    index: StaticModuleIndex,
+    index: ModuleIndex,
 }
 
 impl Module {
     /// The image has a module at `index`.
-    pub(super) fn of(code: EngineCode, index: StaticModuleIndex) -> Self {
+    pub(super) fn of(code: EngineCode, index: ModuleIndex) -> Self {
         Module { code, index }
     }
 
     /// The module's name in this process.
     #[inline]
     #[must_use]
-    pub fn id(&self) -> CompiledModuleId {
+    pub fn id(&self) -> ModuleId {
         self.code.id().module(self.index)
     }
 
     /// The module's place in its image.
     #[inline]
     #[must_use]
-    pub fn static_index(&self) -> StaticModuleIndex {
+    pub fn static_index(&self) -> ModuleIndex {
         self.index
     }
 
@@ -82,7 +82,7 @@ impl Module {
     #[inline]
     #[must_use]
     pub fn info(&self) -> ModuleInfo<'_> {
-        self.code.memory().module(self.index).expect("made with an index that the image has")
+        self.code.image().module(self.index).expect("made with an index that the image has")
     }
 
     /// The module's name in the source, if the image has it.
@@ -110,16 +110,16 @@ impl Module {
     ///
     /// O(log n).
     #[must_use]
-    pub fn array_to_wasm_trampoline(&self, function: DefinedFunctionIndex) -> Option<EngineCodePc> {
-        let key = FunctionKey::ArrayToWasm { module: self.index, function };
+    pub fn host_to_guest_trampoline(&self, function: DefinedFunctionIndex) -> Option<EnginePc> {
+        let key = FunctionKey::HostToGuest { module: self.index, function };
         let offset = self.code.functions().by_key(key)?.range().start;
-        EngineCodePc::at(&self.code.text_range(), offset as usize)
+        EnginePc::at(&self.code.text_range(), offset as usize)
     }
 
-    /// As [`EngineCode::wasm_to_array_trampoline`]: trampolines belong to the image.
+    /// As [`EngineCode::guest_to_host_trampoline`]: trampolines belong to the image.
     #[must_use]
-    pub fn wasm_to_array_trampoline(&self, signature: SignatureId) -> Option<EngineCodePc> {
-        self.code.wasm_to_array_trampoline(signature)
+    pub fn guest_to_host_trampoline(&self, signature: SignatureId) -> Option<EnginePc> {
+        self.code.guest_to_host_trampoline(signature)
     }
 }
 
@@ -156,7 +156,7 @@ impl Component {
 
     /// The component's name in this process; its modules have others.
     #[must_use]
-    pub fn id(&self) -> CompiledModuleId {
+    pub fn id(&self) -> ModuleId {
         self.code.id()
     }
 

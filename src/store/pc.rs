@@ -66,20 +66,20 @@ macro_rules! pc {
 }
 
 pc! {
-    /// An address in an engine's canonical copy of some code, an [`EngineCode`](crate::EngineCode).
+    /// An address in an engine's canonical copy of some code, an [`EngineCode`](crate::store::EngineCode).
     ///
     /// Not to be called: the store that wants to run the code may have a copy of its own. Where the two are confused,
     /// it does not compile:
     ///
     /// ```compile_fail
-    /// # use trapline::{EngineCodePc, StoreCodePc};
-    /// let engine: EngineCodePc = EngineCodePc::new(0x1000);
-    /// let store: StoreCodePc = engine;
+    /// # use trapline::store::{EnginePc, StorePc};
+    /// let engine: EnginePc = EnginePc::new(0x1000);
+    /// let store: StorePc = engine;
     /// ```
-    EngineCodePc
+    EnginePc
 }
 
 pc! {
-    /// An address in the code that one store executes, a [`StoreCode`](crate::StoreCode).
-    StoreCodePc
+    /// An address in the code that one store executes, a [`StoreCode`](crate::store::StoreCode).
+    StorePc
 }

@@ -10,14 +10,14 @@ use super::frame::FrameInfo;
 use super::many::{ImageRef, Many};
 #[cfg(feature = "components")]
 use super::module::Component;
-use super::module::{CompiledModuleId, Module};
-use super::pc::StoreCodePc;
+use super::module::{Module, ModuleId};
+use super::pc::StorePc;
 use super::store_code::{ModuleWithCode, StoreCode, StoreCodeMut};
+use crate::allocate::{self, OutOfMemory};
 use crate::backtrace::Backtrace;
-use crate::code::allocate::{self, OutOfMemory};
-use crate::code::{FunctionKey, StaticModuleIndex};
 use crate::handler::trap_code::TrapCode;
 use crate::handler::walk::PcKind;
+use crate::image::{FunctionKey, ModuleIndex};
 
 /// The modules of one store: keeps them loaded, and says what a program counter of its code stands for.
 ///
@@ -43,16 +43,18 @@ use crate::handler::walk::PcKind;
 /// # Examples
 ///
 /// ```
-/// use trapline::{CodeMemory, Engine, EngineCode, ImageBuilder, ModuleRegistry, PcKind, StaticModuleIndex};
+/// use trapline::PcKind;
+/// use trapline::image::{Image, ImageBuilder, ModuleIndex};
+/// use trapline::store::{Engine, EngineCode, ModuleRegistry};
 ///
 /// let image = ImageBuilder::new().text([0x90, 0x0f, 0x0b]).function(0..3, Some("stop")).finish()?;
 /// let engine = Engine::new();
-/// let code = EngineCode::new(&engine, CodeMemory::parse(&image)?.publish()?)?;
-/// let module = code.module(StaticModuleIndex::new(0)).unwrap();
+/// let code = EngineCode::new(&engine, Image::parse(&image)?.publish()?)?;
+/// let module = code.module(ModuleIndex::new(0)).unwrap();
 ///
 /// let mut store = ModuleRegistry::new(&engine);
 /// let base = store.store_code_base_or_register(&module)?.unwrap();
-/// let (frame, _) = store.lookup_frame_info(base.as_usize() + 1, PcKind::Faulting).unwrap();
+/// let (frame, _) = store.lookup_frame_info(base.as_usize() + 1, PcKind::Interrupted).unwrap();
 /// assert_eq!(frame.function_name(), Some("stop"));
 /// assert_eq!(frame.function_offset(), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -74,12 +76,12 @@ enum Held {
 
 /// Names a module in a store that it was registered in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RegisteredModuleId(CompiledModuleId);
+pub struct RegisteredModuleId(ModuleId);
 
 impl RegisteredModuleId {
     /// The module's name in the process.
     #[must_use]
-    pub fn compiled_id(self) -> CompiledModuleId {
+    pub fn compiled_id(self) -> ModuleId {
         self.0
     }
 }
@@ -180,7 +182,7 @@ impl ModuleRegistry {
     ///
     /// O(1).
     #[must_use]
-    pub fn module_by_compiled_id(&self, id: CompiledModuleId) -> Option<&Module> {
+    pub fn module_by_compiled_id(&self, id: ModuleId) -> Option<&Module> {
         match &self.held {
             Held::Solo(solo) => (solo.id() == id).then_some(solo),
             _ => self.many()?.module(id),
@@ -212,7 +214,7 @@ impl ModuleRegistry {
     ///
     /// O(1).
     #[must_use]
-    pub fn store_code_base(&self, code: &EngineCode) -> Option<StoreCodePc> {
+    pub fn store_code_base(&self, code: &EngineCode) -> Option<StorePc> {
         self.store_code(code)?.base()
     }
 
@@ -222,7 +224,7 @@ impl ModuleRegistry {
     /// # Errors
     ///
     /// As [`register_module`](Self::register_module).
-    pub fn store_code_base_or_register(&mut self, module: &Module) -> Result<Option<StoreCodePc>, StoreError> {
+    pub fn store_code_base_or_register(&mut self, module: &Module) -> Result<Option<StorePc>, StoreError> {
         let code = module.engine_code();
         if self.image(code).is_none() {
             self.register_module(module.clone())?;
@@ -237,7 +239,7 @@ impl ModuleRegistry {
     /// # Errors
     ///
     /// If no code of the store begins there.
-    pub fn store_code_mut(&mut self, base: StoreCodePc) -> Result<StoreCodeMut<'_>, StoreError> {
+    pub fn store_code_mut(&mut self, base: StorePc) -> Result<StoreCodeMut<'_>, StoreError> {
         let inside = self.store_code_by_pc(base.as_usize()).map(|(code, _)| code.text_range());
         let code = match &inside {
             Some(text) if text.start != base => None,
@@ -259,7 +261,7 @@ impl ModuleRegistry {
         let (image, _) = self.image_by_pc(pc)?;
         let (function, _) = image.function(pc)?;
         match function.key() {
-            FunctionKey::Defined { module, .. } | FunctionKey::ArrayToWasm { module, .. } => {
+            FunctionKey::Defined { module, .. } | FunctionKey::HostToGuest { module, .. } => {
                 self.module_of(image, module)
             }
             _ => None,
@@ -272,7 +274,7 @@ impl ModuleRegistry {
     #[must_use]
     pub fn lookup_trap_code(&self, pc: usize) -> Option<TrapCode> {
         let (image, offset) = self.image_by_pc(pc)?;
-        image.engine_code.memory().trap_code(offset)
+        image.engine_code.image().trap_code(offset)
     }
 
     /// The frame of a backtrace that `pc` stands for, and its module with the store's code for it.
@@ -294,20 +296,20 @@ impl ModuleRegistry {
         }
     }
 
-    /// What each of [`Backtrace::frames`] stands for, in their order: see
+    /// What each of [`Backtrace::pcs`] stands for, in their order: see
     /// [`lookup_frame_info`](Self::lookup_frame_info).
     pub fn resolve<'s, const N: usize>(
         &'s self,
         backtrace: &'s Backtrace<N>,
     ) -> impl Iterator<Item = Option<(FrameInfo<'s>, ModuleWithCode<'s>)>> + 's {
-        backtrace.frames().map(|(pc, kind)| self.lookup_frame_info(pc, kind))
+        backtrace.pcs().map(|(pc, kind)| self.lookup_frame_info(pc, kind))
     }
 
     /// Where guest code of the image that `pc` lies in enters to call host functions of type `signature`.
     ///
     /// O(log n).
     #[must_use]
-    pub fn lookup_trampoline(&self, pc: usize, signature: SignatureId) -> Option<StoreCodePc> {
+    pub fn lookup_trampoline(&self, pc: usize, signature: SignatureId) -> Option<StorePc> {
         trampoline(self.image_by_pc(pc)?.0, signature)
     }
 
@@ -316,7 +318,7 @@ impl ModuleRegistry {
     ///
     /// O(log n).
     #[must_use]
-    pub fn wasm_to_array_trampoline(&self, signature: SignatureId) -> Option<StoreCodePc> {
+    pub fn guest_to_host_trampoline(&self, signature: SignatureId) -> Option<StorePc> {
         let image = match &self.held {
             Held::Solo(solo) => ImageRef::shared(solo.engine_code()),
             _ => self.many()?.image_by_signature(signature)?,
@@ -390,11 +392,11 @@ impl ModuleRegistry {
             Held::Solo(solo) => ImageRef::shared(solo.engine_code()),
             _ => self.many()?.image_by_pc(pc)?,
         };
-        Some((image, StoreCodePc::new(pc).offset_in(&image.code.text_range())?))
+        Some((image, StorePc::new(pc).offset_in(&image.code.text_range())?))
     }
 
     /// The module at `index` of the image, if it is registered.
-    fn module_of(&self, image: ImageRef<'_>, index: StaticModuleIndex) -> Option<&Module> {
+    fn module_of(&self, image: ImageRef<'_>, index: ModuleIndex) -> Option<&Module> {
         self.module_by_compiled_id(image.engine_code.id().module(index))
     }
 
@@ -407,8 +409,8 @@ impl ModuleRegistry {
     }
 }
 
-fn trampoline(image: ImageRef<'_>, signature: SignatureId) -> Option<StoreCodePc> {
-    image.code.pc(image.engine_code.wasm_to_array_offset(signature)? as usize)
+fn trampoline(image: ImageRef<'_>, signature: SignatureId) -> Option<StorePc> {
+    image.code.pc(image.engine_code.guest_to_host_offset(signature)? as usize)
 }
 
 impl fmt::Debug for ModuleRegistry {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::engine_code::EngineCode;
 use super::error::{PatchError, StoreError};
 use super::module::Module;
-use super::pc::{EngineCodePc, StoreCodePc};
-use crate::code::{
-    CodeRegistration, DefinedFunctionIndex, Overwrite, PrivateText, RegisteredCode, Slot, WriteError, allocate,
-    register_private_copy,
-};
+use super::pc::{EnginePc, StorePc};
+use crate::allocate;
+use crate::image::DefinedFunctionIndex;
+use crate::memory::{Overwrite, PrivateText, Slot, WriteError};
+use crate::process::{self, RegisteredText, register_text};
 
 /// The code of one image as one store executes it: the engine's copy, shared with all other stores, or a private copy
 /// that the store may patch.
@@ -20,7 +20,7 @@ use crate::code::{
 /// by absolute address or through memory. It is registered for signal handlers by itself, with the tables of the image,
 /// and unregistered with its store.
 ///
-/// Lives in a [`ModuleRegistry`](crate::ModuleRegistry), which keeps the image loaded.
+/// Lives in a [`ModuleRegistry`](crate::store::ModuleRegistry), which keeps the image loaded.
 ///
 /// # Executing it
 ///
@@ -29,7 +29,7 @@ use crate::code::{
 /// borrows its registry mutably: a store belongs to one thread at a time. Host functions that guest code calls may well
 /// patch: the frames they return to stay where they are.
 pub struct StoreCode {
-    text: Range<StoreCodePc>,
+    text: Range<StorePc>,
     /// Apart: there are many stores that have none.
     private: Option<Box<Private>>,
 }
@@ -37,8 +37,8 @@ pub struct StoreCode {
 struct Private {
     // Dropped before our reference to the text: handlers miss the code, and the registry lets go of it, at once or when the
     // last of them has left.
-    _registration: CodeRegistration,
-    code: Arc<RegisteredCode>,
+    _registration: process::Registration,
+    code: Arc<RegisteredText>,
     /// Pages whose right to execute could not be given back.
     faulty: Option<Range<usize>>,
 }
@@ -46,21 +46,21 @@ struct Private {
 impl StoreCode {
     /// The engine's own code at `text`, as every store executes it that has no copy.
     pub(super) fn shared(text: Range<usize>) -> StoreCode {
-        StoreCode { text: StoreCodePc::range(text), private: None }
+        StoreCode { text: StorePc::range(text), private: None }
     }
 
     /// A copy of `engine_code` for a store that patches. `None` if there is no text: nothing can be patched there.
     pub(super) fn copy(engine_code: &EngineCode) -> Result<Option<StoreCode>, StoreError> {
-        let memory = engine_code.memory();
+        let memory = engine_code.image();
         if memory.text().is_empty() {
             return Ok(None);
         }
         let no_memory = StoreError::no_memory_for(engine_code);
         let failed = |error| StoreError::PrivateCopy { text: engine_code.text_range(), error };
         let text = PrivateText::copy(memory.text(), Slot::new().map_err(&no_memory)?).map_err(failed)?;
-        let code = allocate::arc(RegisteredCode::private(Arc::clone(memory), text)).map_err(&no_memory)?;
-        let registration = register_private_copy(Arc::clone(&code)).map_err(StoreError::Register)?;
-        let text = StoreCodePc::range(code.text_range());
+        let code = allocate::arc(RegisteredText::private(Arc::clone(memory), text)).map_err(&no_memory)?;
+        let registration = register_text(Arc::clone(&code)).map_err(StoreError::Register)?;
+        let text = StorePc::range(code.text_range());
         let private = Private { _registration: registration, code, faulty: None };
         Ok(Some(StoreCode { text, private: Some(allocate::boxed(private).map_err(&no_memory)?) }))
     }
@@ -68,20 +68,20 @@ impl StoreCode {
     /// The addresses of the text; the end is exclusive. Empty if there is none.
     #[inline]
     #[must_use]
-    pub fn text_range(&self) -> Range<StoreCodePc> {
+    pub fn text_range(&self) -> Range<StorePc> {
         self.text.clone()
     }
 
     /// Where the text begins, or `None` if there is none.
     #[must_use]
-    pub fn base(&self) -> Option<StoreCodePc> {
+    pub fn base(&self) -> Option<StorePc> {
         (!self.text.is_empty()).then_some(self.text.start)
     }
 
     /// The address `offset` bytes into the text, if it has so many.
     #[must_use]
-    pub fn pc(&self, offset: usize) -> Option<StoreCodePc> {
-        StoreCodePc::at(&self.text, offset)
+    pub fn pc(&self, offset: usize) -> Option<StorePc> {
+        StorePc::at(&self.text, offset)
     }
 
     /// Whether this is the store's own copy.
@@ -232,13 +232,13 @@ impl<'s> ModuleWithCode<'s> {
     ///
     /// O(log n).
     #[must_use]
-    pub fn function_pc(&self, function: DefinedFunctionIndex) -> Option<StoreCodePc> {
+    pub fn function_pc(&self, function: DefinedFunctionIndex) -> Option<StorePc> {
         self.code.pc(self.module.function(function)?.range().start as usize)
     }
 
     /// Where the store executes what the engine has at `pc`, if that is in the module's image.
     #[must_use]
-    pub fn translate(&self, pc: EngineCodePc) -> Option<StoreCodePc> {
+    pub fn translate(&self, pc: EnginePc) -> Option<StorePc> {
         self.code.pc(pc.offset_in(&self.module.engine_code().text_range())?)
     }
 }

@@ -21,7 +21,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::code::allocate::{self, OutOfMemory};
+use crate::allocate::{self, OutOfMemory};
 use crate::sync::stripe_seed;
 
 /// A power of two. A lane is picked by a hash, so there are many more than threads that collide often.

@@ -6,7 +6,7 @@ use crate::{HostEntry, assert_kinds, enter_without_frame_pointers, pcs, run};
 use std::ffi::c_void;
 use std::ptr;
 use trapline::signal::{Entry, Exit, catch_trap_with, raise};
-use trapline::{Backtrace, BacktraceEnd, PcKind, TrapCode, lookup_code};
+use trapline::{Backtrace, BacktraceEnd, PcKind, TrapCode, process};
 
 #[test]
 fn a_trap_deep_in_recursion_has_every_caller_with_its_return_address() {
@@ -20,11 +20,11 @@ fn a_trap_deep_in_recursion_has_every_caller_with_its_return_address() {
             assert_eq!(backtrace.len() as u64, depth + 2);
             assert_eq!(pcs(&backtrace), guest.trapped(depth));
             assert_eq!(backtrace.end(), BacktraceEnd::Complete);
-            assert_kinds(&backtrace, PcKind::Faulting);
-            let (pc, kind) = backtrace.frames().next().unwrap();
+            assert_kinds(&backtrace, PcKind::Interrupted);
+            let (pc, kind) = backtrace.pcs().next().unwrap();
             assert_eq!((Some(pc), kind.instruction(pc)), (trap.site.map(|site| site.pc), pc));
-            for (pc, kind) in backtrace.frames() {
-                assert!(lookup_code(kind.instruction(pc), |_| ()).is_some());
+            for (pc, kind) in backtrace.pcs() {
+                assert!(process::with(kind.instruction(pc), |_| ()).is_some());
             }
         }
     })
@@ -112,7 +112,7 @@ fn a_call_of_the_host_may_be_the_last_instruction_of_its_code() {
     in_child("", || {
         let (guest, exit) = (Guest::load(0), Exit::new());
         let end = guest.memory.text_range().end;
-        assert!(lookup_code(end, |_| ()).is_none() && lookup_code(end - 1, |_| ()).is_some());
+        assert!(process::with(end, |_| ()).is_none() && process::with(end - 1, |_| ()).is_some());
         let data = ptr::without_provenance_mut(end);
         let mut context = Context { host: called_from_the_end, data, ..Context::new(3, CALL_HOST, &exit) };
         let mut backtrace = Backtrace::<8>::new();

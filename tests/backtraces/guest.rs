@@ -24,8 +24,9 @@ use std::mem::{self, offset_of};
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
+use trapline::image::{Image, ImageBuilder};
 use trapline::signal::Exit;
-use trapline::{CodeMemory, CodeRegistration, ImageBuilder, TrapCode, register_code};
+use trapline::{TrapCode, process};
 
 /// What guest code finds through its argument.
 #[repr(C)]
@@ -75,8 +76,8 @@ pub struct Placed {
 /// Guest code that is mapped and registered.
 pub struct Guest {
     pub functions: Vec<Placed>,
-    pub memory: Arc<CodeMemory>,
-    _registration: CodeRegistration,
+    pub memory: Arc<Image>,
+    _registration: process::Registration,
 }
 
 impl Guest {
@@ -90,8 +91,8 @@ impl Guest {
                 builder.trap(trap, TrapCode::Unreachable);
             }
         }
-        let memory = Arc::new(CodeMemory::parse(&builder.finish().unwrap()).unwrap().publish().unwrap());
-        let registration = register_code(memory.clone()).unwrap();
+        let memory = Arc::new(Image::parse(&builder.finish().unwrap()).unwrap().publish().unwrap());
+        let registration = process::register(memory.clone()).unwrap();
         let start = memory.text_range().start;
         let place = |function: &Compiled| Placed {
             range: start + function.range.start..start + function.range.end,
@@ -148,19 +149,19 @@ impl Compiled {
     }
 }
 
-struct Image {
+struct Library {
     text: Vec<u8>,
     functions: Vec<Compiled>,
 }
 
-fn compile(frame: u32) -> Image {
+fn compile(frame: u32) -> Library {
     let mut flags = settings::builder();
     flags.set("opt_level", "speed").unwrap();
     flags.set("enable_probestack", "true").unwrap();
     flags.set("probestack_strategy", "inline").unwrap();
     flags.set("preserve_frame_pointers", "true").unwrap();
     let isa = cranelift_native::builder().unwrap().finish(settings::Flags::new(flags)).unwrap();
-    let mut image = Image { text: Vec::new(), functions: Vec::new() };
+    let mut image = Library { text: Vec::new(), functions: Vec::new() };
     let mut links = Vec::new();
     for index in 0..FUNCTIONS {
         place(&isa, function(&isa, index, frame), &mut image, &mut links);
@@ -172,7 +173,7 @@ fn compile(frame: u32) -> Image {
     image
 }
 
-fn place(isa: &OwnedTargetIsa, function: Function, image: &mut Image, links: &mut Vec<(usize, usize, i64)>) {
+fn place(isa: &OwnedTargetIsa, function: Function, image: &mut Library, links: &mut Vec<(usize, usize, i64)>) {
     let mut codegen = CodegenContext::for_function(function);
     codegen.compile(&**isa, &mut ControlPlane::default()).unwrap();
     let buffer = &codegen.compiled_code().unwrap().buffer;

@@ -21,13 +21,13 @@ use trapline::signal::{Entry, Exit, Trap, catch_trap_with};
 use trapline::{Backtrace, PcKind};
 
 fn pcs<const N: usize>(backtrace: &Backtrace<N>) -> Vec<usize> {
-    backtrace.frames().map(|frame| frame.0).collect()
+    backtrace.pcs().map(|frame| frame.0).collect()
 }
 
 /// What each frame of a backtrace has to be: the first one `first`, the others return addresses.
 #[track_caller]
 fn assert_kinds<const N: usize>(backtrace: &Backtrace<N>, first: PcKind) {
-    for (index, (_, kind)) in backtrace.frames().enumerate() {
+    for (index, (_, kind)) in backtrace.pcs().enumerate() {
         assert_eq!(kind, if index == 0 { first } else { PcKind::ReturnAddress }, "frame {index}");
     }
 }

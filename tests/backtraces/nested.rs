@@ -53,7 +53,7 @@ fn a_trap_inside_a_nested_call_has_the_frames_of_both_guests() {
         let backtrace = trap_inside(&guest, true, &|_| ());
         assert_eq!(pcs(&backtrace), [guest.trapped(INNER), guest.called_out(OUTER)].concat());
         assert_eq!(backtrace.end(), BacktraceEnd::Complete);
-        assert_kinds(&backtrace, PcKind::Faulting);
+        assert_kinds(&backtrace, PcKind::Interrupted);
     })
     .well();
 }

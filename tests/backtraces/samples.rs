@@ -162,8 +162,8 @@ fn samples_at_random_instructions_have_right_frames() {
             let (backtrace, pc) = (unsafe { &*backtrace.get() }, pc.load(Ordering::SeqCst));
             if text.contains(&pc) {
                 in_guest += 1;
-                assert_eq!(backtrace.frames().next(), Some((pc, PcKind::Faulting)));
-                assert_kinds(backtrace, PcKind::Faulting);
+                assert_eq!(backtrace.pcs().next(), Some((pc, PcKind::Interrupted)));
+                assert_kinds(backtrace, PcKind::Interrupted);
                 check(&guest, backtrace);
                 let function = guest.function_of(pc).unwrap();
                 hidden += usize::from(!has_frame(&guest, function, pc));

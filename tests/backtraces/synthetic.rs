@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
-use trapline::{Backtrace, BacktraceEnd, CodeMemory, CodeRegistration, Frame, ImageBuilder, PcKind, register_code};
+use trapline::image::{Image, ImageBuilder};
+use trapline::{Backtrace, BacktraceEnd, PcKind, Registers, process};
 
 const PAGE: usize = 4096;
 const WORDS: usize = PAGE / 8;
@@ -46,11 +47,11 @@ impl Drop for Stack {
     }
 }
 
-fn some_code() -> (CodeRegistration, Range<usize>) {
+fn some_code() -> (process::Registration, Range<usize>) {
     let mut image = ImageBuilder::new();
     image.text([0x90; 256]);
-    let memory = Arc::new(CodeMemory::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
-    (register_code(memory.clone()).unwrap(), memory.text_range())
+    let memory = Arc::new(Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
+    (process::register(memory.clone()).unwrap(), memory.text_range())
 }
 
 /// A word of the stack, before addresses are known.
@@ -108,7 +109,7 @@ fn naive(
     words: &[usize],
     page: &Range<usize>,
     code: &Range<usize>,
-    frame: Frame,
+    frame: Registers,
     entry: usize,
     room: usize,
 ) -> (Vec<usize>, BacktraceEnd) {
@@ -143,13 +144,19 @@ fn naive(
     }
 }
 
-fn compare<const N: usize>(words: &[usize], stack: &Stack, code: &Range<usize>, frame: Frame, entry: usize) -> usize {
+fn compare<const N: usize>(
+    words: &[usize],
+    stack: &Stack,
+    code: &Range<usize>,
+    frame: Registers,
+    entry: usize,
+) -> usize {
     let mut backtrace = Backtrace::<N>::new();
     // SAFETY: `frame.sp..entry` lies within the page, or is empty.
     unsafe { backtrace.walk(frame, entry) };
     let (found, end) = naive(words, &stack.range(), code, frame, entry, N);
     assert_eq!((crate::pcs(&backtrace), backtrace.end()), (found, end));
-    crate::assert_kinds(&backtrace, PcKind::Faulting);
+    crate::assert_kinds(&backtrace, PcKind::Interrupted);
     assert!(backtrace.len() <= 1 + entry.saturating_sub(frame.sp) / 16);
     backtrace.len()
 }
@@ -170,15 +177,15 @@ proptest! {
         let page = stack.range();
         let words: Vec<_> = words.iter().map(|word| word.at(&page, &code)).collect();
         stack.fill(&words);
-        let frame = Frame { pc: code.start + 5, sp: page.start + sp, fp: fp.at(&page, &code) };
+        let frame = Registers { pc: code.start + 5, sp: page.start + sp, fp: fp.at(&page, &code) };
         let entry = page.start + entry;
         compare::<512>(&words, &stack, &code, frame, entry);
         compare::<5>(&words, &stack, &code, frame, entry);
         compare::<0>(&words, &stack, &code, frame, entry);
-        compare::<512>(&words, &stack, &code, Frame { pc: pc.at(&page, &code), ..frame }, entry);
+        compare::<512>(&words, &stack, &code, Registers { pc: pc.at(&page, &code), ..frame }, entry);
         // Every frame pointer near the bounds.
         for fp in (page.start - 24..page.start + 24).chain(page.end - 24..page.end + 24) {
-            compare::<512>(&words, &stack, &code, Frame { fp, ..frame }, entry);
+            compare::<512>(&words, &stack, &code, Registers { fp, ..frame }, entry);
         }
     }
 }
@@ -190,7 +197,7 @@ fn a_stack_full_of_records_is_walked_to_its_end() {
     let page = stack.range();
     let words: Vec<_> = (0..WORDS / 2).flat_map(|index| [page.start + 16 * (index + 1), code.start + 9]).collect();
     stack.fill(&words);
-    let frame = Frame { pc: code.start, sp: page.start, fp: page.start };
+    let frame = Registers { pc: code.start, sp: page.start, fp: page.start };
     assert_eq!(compare::<512>(&words, &stack, &code, frame, page.end), 1 + WORDS / 2);
 }
 
@@ -204,7 +211,7 @@ fn a_frame_pointer_that_points_at_itself_or_back_ends_the_walk() {
             .flat_map(|index| [(page.start + 16 * index).wrapping_add_signed(step), code.start + 9])
             .collect();
         stack.fill(&words);
-        let frame = Frame { pc: code.start, sp: page.start, fp: page.start + 256 };
+        let frame = Registers { pc: code.start, sp: page.start, fp: page.start + 256 };
         assert_eq!(compare::<512>(&words, &stack, &code, frame, page.end), 2, "{step}");
     }
 }

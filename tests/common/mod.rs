@@ -12,8 +12,9 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{mem, ptr};
+use trapline::image::{Image, ImageBuilder};
 use trapline::signal::{Signals, Trap, catch_trap, install};
-use trapline::{CodeMemory, CodeRegistration, ImageBuilder, TrapCode, register_code};
+use trapline::{TrapCode, process};
 
 /// What [`trapline::signal::catch_trap`] calls.
 pub type Guest = unsafe extern "C" fn(*mut c_void);
@@ -21,8 +22,8 @@ pub type Guest = unsafe extern "C" fn(*mut c_void);
 /// Registered machine code. Dropping it unregisters and unmaps.
 pub struct Loaded {
     pub start: usize,
-    _registration: CodeRegistration,
-    memory: Arc<CodeMemory>,
+    _registration: process::Registration,
+    memory: Arc<Image>,
 }
 
 /// Loads `text` with trap sites at the given offsets and registers it.
@@ -33,8 +34,8 @@ pub fn load(text: &[u8], traps: &[(u32, TrapCode)]) -> Loaded {
         image.trap(offset, code);
     }
     let image = image.finish().unwrap();
-    let memory = Arc::new(CodeMemory::parse(&image).unwrap().publish().unwrap());
-    let registration = register_code(memory.clone()).unwrap();
+    let memory = Arc::new(Image::parse(&image).unwrap().publish().unwrap());
+    let registration = process::register(memory.clone()).unwrap();
     Loaded { start: memory.text_range().start, _registration: registration, memory }
 }
 
@@ -46,7 +47,7 @@ impl Loaded {
     }
 
     /// Hides the code from lookups and keeps it executable.
-    pub fn unregister(self) -> (Guest, Arc<CodeMemory>) {
+    pub fn unregister(self) -> (Guest, Arc<Image>) {
         (self.guest(), self.memory.clone())
     }
 }

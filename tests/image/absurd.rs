@@ -1,7 +1,7 @@
 //! Files whose headers and counts make no sense.
 
 use object::elf;
-use trapline::{CodeMemory, ImageError};
+use trapline::image::{Image, ImageError};
 
 use crate::allocator::largest_of;
 use crate::support::{assert_error, built, elf_with, error, find, marker, small, with_tables, words};
@@ -18,7 +18,7 @@ fn an_absurd_count_is_an_error_and_allocates_nothing_of_its_size() {
             with_tables(&none, &one, Some(&absurd)),
             with_tables(&none, &absurd, Some(&absurd)),
         ] {
-            let (result, peak) = largest_of(|| CodeMemory::parse(&file));
+            let (result, peak) = largest_of(|| Image::parse(&file));
             assert_error!(result, Err(ImageError::TableLength { .. }));
             assert!(peak < 8 * file.len(), "{peak} bytes at once for a file of {}", file.len());
         }
@@ -43,11 +43,11 @@ fn tables_that_have_to_be_sorted_take_memory_in_proportion_to_the_file() {
         ])
     };
     let file_of_keys = file(".trapline.keys", &reversed);
-    let (result, peak) = largest_of(|| CodeMemory::parse(&file_of_keys));
+    let (result, peak) = largest_of(|| Image::parse(&file_of_keys));
     assert_eq!(result.unwrap().functions().len(), COUNT as usize);
     assert!(peak < file_of_keys.len(), "{peak} bytes at once");
     let file_of_signatures = file(".trapline.sigs", &equal);
-    let (result, peak) = largest_of(|| CodeMemory::parse(&file_of_signatures));
+    let (result, peak) = largest_of(|| Image::parse(&file_of_signatures));
     assert_error!(result, Err(ImageError::DuplicateSignature { .. }));
     assert!(peak < file_of_signatures.len(), "{peak} bytes at once");
 }
@@ -68,7 +68,7 @@ fn absurd_headers_are_errors_and_allocate_nothing_of_their_size() {
             if absurd == file {
                 continue;
             }
-            let (result, peak) = largest_of(|| CodeMemory::parse(&absurd));
+            let (result, peak) = largest_of(|| Image::parse(&absurd));
             // Two bytes of the larger numbers are zero: no sections, or the names elsewhere. Also errors.
             assert!(result.is_err(), "{value:#x} at byte {at}");
             assert!(peak < 8 * file.len(), "{peak} bytes at once for {value:#x} at byte {at}");
@@ -149,7 +149,7 @@ fn sections_of_other_names_are_ignored() {
         (".comment", b"twice"),
         (&long, b"longer than any name of ours"),
     ]);
-    let loaded = CodeMemory::parse(&file).unwrap();
+    let loaded = Image::parse(&file).unwrap();
     assert_eq!(loaded.text().len(), 16);
     let long = long.strip_prefix(".trapline.user.").unwrap();
     assert_eq!(loaded.section(long), None);

@@ -3,7 +3,7 @@
 use std::env::consts::ARCH;
 use std::error::Error;
 
-use trapline::{CodeMemory, ImageBuilder, ImageError, Target};
+use trapline::image::{Image, ImageBuilder, ImageError, Target};
 
 use crate::support::{built, defined, error, find, out_of_guest, small, small_with, words};
 
@@ -111,7 +111,7 @@ fn one_thing_is_singular() {
 fn an_error_does_not_say_what_its_source_says() {
     let directory = std::fs::File::open(std::env::temp_dir()).unwrap();
     // SAFETY: no directory can be mapped.
-    let error = unsafe { CodeMemory::from_file(&directory) }.unwrap_err();
+    let error = unsafe { Image::from_file(&directory) }.unwrap_err();
     let ImageError::Io(source) = &error else { panic!("{error:?}") };
     assert_eq!(error.source().unwrap().to_string(), source.to_string());
     assert!(!error.to_string().contains(&source.to_string()), "{error}");

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use trapline::{CodeMemory, ImageError, Target};
+use trapline::image::{Image, ImageError, Target};
 
 use crate::support::{assert_error, built, elf_with, error, find, small};
 
@@ -20,14 +20,14 @@ fn an_elf_file_for_something_else_is_refused_by_what_it_is_for() {
     assert_error!(changed(6, 2), ImageError::MalformedHeaders { .. });
     assert_error!(changed(18, 3), ImageError::ForeignMachine { found: 3, .. });
     assert_error!(changed(16, 3), ImageError::NotRelocatable { found: 3 });
-    assert_error!(CodeMemory::parse(b"MZ\x90\0\x03\0\0\0"), Err(ImageError::NotElf));
-    assert_error!(CodeMemory::parse(b""), Err(ImageError::NotElf));
+    assert_error!(Image::parse(b"MZ\x90\0\x03\0\0\0"), Err(ImageError::NotElf));
+    assert_error!(Image::parse(b""), Err(ImageError::NotElf));
 }
 
 #[test]
 fn an_image_for_another_machine_builds_and_is_refused() {
     for target in [Target::X86_64, Target::Aarch64, Target::Riscv64, Target::S390x] {
-        let result = CodeMemory::parse(&built(small().target(target)));
+        let result = Image::parse(&built(small().target(target)));
         match target {
             _ if Some(target) == Target::host() => assert!(result.is_ok()),
             Target::S390x => assert_error!(result, Err(ImageError::ForeignEndianness { .. })),
@@ -41,7 +41,7 @@ fn an_image_for_another_machine_builds_and_is_refused() {
 fn a_program_is_no_image() {
     let file = File::open("/proc/self/exe").unwrap();
     // SAFETY: nobody rewrites a running program.
-    let result = unsafe { CodeMemory::from_file(&file) };
+    let result = unsafe { Image::from_file(&file) };
     assert_error!(result, Err(ImageError::NotAnImage));
     assert_error!(error(&elf_with(&[(".text", b"")])), ImageError::NotAnImage);
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use trapline::{
-    CodeMemory, DefinedFunctionIndex, FunctionKey, ImageBuilder, ImageError, ModuleDescription, StaticModuleIndex,
+use trapline::image::{
+    DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex,
 };
 
 use crate::sound::check_unpublished;
@@ -23,11 +23,11 @@ fn keys_are_ordered_by_kind_module_and_index() {
         out_of_guest(0),
         FunctionKey::Builtin { index: 0 },
         FunctionKey::Builtin { index: 7 },
-        FunctionKey::Component { index: 0 },
+        FunctionKey::Adapter { index: 0 },
     ];
     assert!(ascending.is_sorted_by(|a, b| a < b));
     assert_eq!(ascending.map(|key| key.is_defined()), [true, true, true, false, false, false, false, false, false]);
-    assert_eq!(ascending[4].module(), Some(StaticModuleIndex::new(3)));
+    assert_eq!(ascending[4].module(), Some(ModuleIndex::new(3)));
     assert_eq!(ascending[5].module(), None);
     assert_eq!(BTreeSet::from(ascending.map(|key| key.to_string())).len(), ascending.len());
 }
@@ -43,14 +43,14 @@ fn without_keys_functions_are_those_of_one_module_in_order() {
     explicit.compiled(9..16, defined(0, 2), Some("c"));
     assert_eq!(built(&mut explicit), file);
 
-    let loaded = CodeMemory::parse_verified(&file).unwrap();
+    let loaded = Image::parse_verified(&file).unwrap();
     let functions = loaded.functions();
     assert!(functions.iter().map(|function| function.key()).eq((0..3).map(|index| defined(0, index))));
     assert_eq!(functions.by_key(defined(0, 2)).unwrap().name(), Some("c"));
     for absent in [defined(0, 3), defined(1, 0), into_guest(0, 0), defined(u32::MAX, 0)] {
         assert_eq!(functions.by_key(absent), None);
     }
-    assert_eq!(functions.defined(StaticModuleIndex::new(0)).count(), 3);
+    assert_eq!(functions.defined(ModuleIndex::new(0)).count(), 3);
     check_unpublished(&loaded);
 }
 
@@ -68,9 +68,9 @@ fn keys_that_say_what_their_absence_says_are_the_same_table() {
         sections.extend(keys.map(|keys| (".trapline.keys", keys)));
         elf_with(&sections)
     };
-    let absent = CodeMemory::parse(&file(None)).unwrap();
-    let explicit = CodeMemory::parse(&file(Some(&words(&[2, 0, 0, 0, 1])))).unwrap();
-    let other = CodeMemory::parse(&file(Some(&words(&[2, 0, 0, 1, 0])))).unwrap();
+    let absent = Image::parse(&file(None)).unwrap();
+    let explicit = Image::parse(&file(Some(&words(&[2, 0, 0, 0, 1])))).unwrap();
+    let other = Image::parse(&file(Some(&words(&[2, 0, 0, 1, 0])))).unwrap();
     assert_eq!(absent.functions(), explicit.functions());
     assert_ne!(absent.functions(), other.functions());
     check_unpublished(&other);
@@ -80,7 +80,7 @@ fn keys_that_say_what_their_absence_says_are_the_same_table() {
 fn functions_without_a_key_are_numbered_apart_from_those_with_one() {
     let mut image = ImageBuilder::new();
     image.text([0x90; 16]).function(0..4, None).compiled(4..8, into_guest(0, 0), None).function(8..12, None);
-    let loaded = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+    let loaded = Image::parse_verified(&built(&mut image)).unwrap();
     let keys: Vec<_> = loaded.functions().iter().map(|function| function.key()).collect();
     assert_eq!(keys, [defined(0, 0), into_guest(0, 0), defined(0, 1)]);
     image.compiled(12..16, defined(0, 1), None);
@@ -96,9 +96,9 @@ fn a_module_has_its_functions_of_the_lowest_and_the_highest_number_and_no_others
     image.text([0x90; 16]).module(ModuleDescription::default()).module(ModuleDescription::default());
     image.compiled(0..2, into_guest(0, 0), None).compiled(2..4, defined(1, u32::MAX), None);
     image.compiled(4..6, defined(1, 0), None).compiled(6..8, defined(0, u32::MAX), None);
-    let loaded = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+    let loaded = Image::parse_verified(&built(&mut image)).unwrap();
     let of = |module| {
-        let functions = loaded.functions().defined(StaticModuleIndex::new(module));
+        let functions = loaded.functions().defined(ModuleIndex::new(module));
         functions.map(|function| function.key()).collect::<Vec<_>>()
     };
     assert_eq!(of(0), [defined(0, u32::MAX)]);
@@ -143,7 +143,7 @@ fn keys_that_break_a_rule_are_refused_by_the_parser() {
         let mut keys = words(&[3]);
         keys.extend(words(&spaces));
         keys.extend(words(&indices));
-        CodeMemory::parse(&small_with(&[(".trapline.keys", &keys), (".trapline.patches", &words(&[0]))]))
+        Image::parse(&small_with(&[(".trapline.keys", &keys), (".trapline.patches", &words(&[0]))]))
     };
     let kind = |kind: u32| kind << 24;
     assert!(keys([0, 1, kind(1)], [0; 3]).is_ok());
@@ -166,19 +166,16 @@ fn keys_that_break_a_rule_are_refused_by_the_parser() {
     );
     let two = words(&[2, 0, 0, 0, 1]);
     assert_error!(
-        CodeMemory::parse(&small_with(&[(".trapline.keys", &two)])),
+        Image::parse(&small_with(&[(".trapline.keys", &two)])),
         Err(ImageError::EntryCount { section: ".trapline.keys", expected: 3, found: 2 })
     );
     let mut two_names = words(&[2, 0, 0]);
     assert_error!(
-        CodeMemory::parse(&small_with(&[(".trapline.names", &two_names)])),
+        Image::parse(&small_with(&[(".trapline.names", &two_names)])),
         Err(ImageError::EntryCount { section: ".trapline.names", expected: 3, found: 2 })
     );
     two_names.extend(section(".trapline.names"));
-    assert_error!(
-        CodeMemory::parse(&small_with(&[(".trapline.names", &two_names)])),
-        Err(ImageError::EntryCount { .. })
-    );
+    assert_error!(Image::parse(&small_with(&[(".trapline.names", &two_names)])), Err(ImageError::EntryCount { .. }));
 }
 
 fn contains_section(file: &[u8], name: &str) -> bool {
@@ -191,7 +188,7 @@ fn any_key() -> impl Strategy<Value = FunctionKey> {
         2 => (0..3_u32, 0..12_u32).prop_map(|(module, function)| into_guest(module, function)),
         1 => (0..4_u32).prop_map(out_of_guest),
         1 => (0..6_u32).prop_map(|index| FunctionKey::Builtin { index }),
-        1 => (0..6_u32).prop_map(|index| FunctionKey::Component { index }),
+        1 => (0..6_u32).prop_map(|index| FunctionKey::Adapter { index }),
     ]
 }
 
@@ -232,7 +229,7 @@ proptest! {
             assert_error!(image.finish(), Err(ImageError::DuplicateFunctionKey { .. }));
             return Ok(());
         }
-        let loaded = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+        let loaded = Image::parse_verified(&built(&mut image)).unwrap();
         let table = loaded.functions();
         for offset in 0..end + 6 {
             let expected = naive.iter().find(|function| function.1.contains(&offset));
@@ -240,7 +237,7 @@ proptest! {
         }
         let probes = (0..4).flat_map(|module| (0..13).flat_map(move |index| {
             [defined(module, index), into_guest(module, index), out_of_guest(index),
-                FunctionKey::Builtin { index }, FunctionKey::Component { index }]
+                FunctionKey::Builtin { index }, FunctionKey::Adapter { index }]
         }));
         for key in probes {
             let found = table.by_key(key);
@@ -251,11 +248,11 @@ proptest! {
             }
         }
         for module in 0..4 {
-            let first = FunctionKey::Defined { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(0) };
+            let first = FunctionKey::Defined { module: ModuleIndex::new(module), function: DefinedFunctionIndex::new(0) };
             let last = defined(module, u32::MAX);
             let expected: Vec<_> = by_key.range(first..=last).map(|(key, range)| (*key, range.clone())).collect();
             let found: Vec<_> =
-                table.defined(StaticModuleIndex::new(module)).map(|function| (function.key(), function.range())).collect();
+                table.defined(ModuleIndex::new(module)).map(|function| (function.key(), function.range())).collect();
             prop_assert_eq!(found, expected);
         }
         check_unpublished(&loaded);

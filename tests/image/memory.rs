@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use trapline::{CodeMemory, ImageBuilder, ImageError, TrapCode, Unpublished};
+use trapline::TrapCode;
+use trapline::image::{Image, ImageBuilder, ImageError, Unpublished};
 
 use crate::support::{
     Temporary, assert_error, built, elf_with_text_first, find, mappings_of, marker, only_publisher, page_size, small,
@@ -12,7 +13,7 @@ use crate::support::{
 #[test]
 fn code_memory_may_be_shared_between_threads() {
     fn shared<T: Send + Sync + 'static>() {}
-    shared::<CodeMemory>();
+    shared::<Image>();
     shared::<Unpublished>();
     shared::<ImageError>();
 }
@@ -20,7 +21,7 @@ fn code_memory_may_be_shared_between_threads() {
 #[test]
 fn empty_text_is_legal_and_maps_nothing() {
     let file = built(&mut ImageBuilder::new());
-    let code = CodeMemory::parse_verified(&file).unwrap().publish().unwrap();
+    let code = Image::parse_verified(&file).unwrap().publish().unwrap();
     assert!(code.text().is_empty());
     if cfg!(target_os = "linux") {
         let address = code.text().as_ptr().addr();
@@ -31,30 +32,30 @@ fn empty_text_is_legal_and_maps_nothing() {
     assert_eq!(code.function_by_offset(0), None);
     let temporary = Temporary::new("empty", &file);
     // SAFETY: only this test knows the file.
-    let code = unsafe { CodeMemory::from_file(&temporary.open()) }.unwrap().publish().unwrap();
+    let code = unsafe { Image::from_file(&temporary.open()) }.unwrap().publish().unwrap();
     assert!(code.text_range().is_empty());
     assert!(temporary.mappings().is_empty());
-    let registration = trapline::register_code(Arc::new(code)).unwrap();
+    let registration = trapline::process::register(Arc::new(code)).unwrap();
     assert_eq!(registration.id(), None);
 }
 
 #[test]
 fn registered_code_is_found_by_its_addresses_until_it_is_dropped() {
     let _alone = only_publisher();
-    let code = CodeMemory::parse(&built(&mut small())).unwrap().publish().unwrap();
+    let code = Image::parse(&built(&mut small())).unwrap().publish().unwrap();
     let range = code.text_range();
-    let registration = trapline::register_code(Arc::new(code)).unwrap();
-    let found = trapline::lookup_code(range.start + 17, |found| {
+    let registration = trapline::process::register(Arc::new(code)).unwrap();
+    let found = trapline::process::with(range.start + 17, |found| {
         (found.range(), found.offset(), Some(found.id()), found.payload().text_range())
     });
     assert_eq!(found, Some((range.clone(), 17, registration.id(), range.clone())));
-    assert_eq!(trapline::lookup_trap_code(range.start + 17), TrapCode::user(7));
-    assert!(trapline::is_trap_pc(range.start + 47));
-    assert!(!trapline::is_trap_pc(range.start + 46));
-    assert_eq!(trapline::lookup_trap_code(range.end), None);
+    assert_eq!(trapline::process::trap_code(range.start + 17), TrapCode::user(7));
+    assert!(trapline::process::trap_code(range.start + 47).is_some());
+    assert!(trapline::process::trap_code(range.start + 46).is_none());
+    assert_eq!(trapline::process::trap_code(range.end), None);
     drop(registration);
-    assert_eq!(trapline::lookup_code(range.start, |_| ()), None);
-    trapline::reclaim_code();
+    assert_eq!(trapline::process::with(range.start, |_| ()), None);
+    trapline::process::reclaim();
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn only_published_text_is_executable_and_only_its_own_pages() {
     let _alone = only_publisher();
     let page = page_size();
     let text = vec![0xcc; 2 * page + 1];
-    let mut unpublished = CodeMemory::parse(&built(ImageBuilder::new().text(text))).unwrap();
+    let mut unpublished = Image::parse(&built(ImageBuilder::new().text(text))).unwrap();
     let address = unpublished.text().as_ptr().addr();
     for mapping in mappings_of(address..address + 2 * page + 1) {
         assert!(mapping.rights.starts_with("rw-"), "{}", mapping.line);
@@ -93,7 +94,7 @@ fn published_text_runs() {
     let (text, number, with_42) = ([0x20, 0x05, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6], 0, 0x40); // mov w0, #41; ret
     let mut image = ImageBuilder::new();
     image.text(text).function(0..text.len() as u32, Some("answer"));
-    let mut unpublished = CodeMemory::parse(&built(&mut image)).unwrap();
+    let mut unpublished = Image::parse(&built(&mut image)).unwrap();
     unpublished.text_mut()[number] = with_42;
     let code = unpublished.publish().unwrap();
     // SAFETY: the text is a whole function of this type, and `code` outlives the call.
@@ -113,7 +114,7 @@ fn page_aligned_text_runs_from_the_file_and_leaves_with_the_memory() {
     let temporary = Temporary::new("aligned", &original);
 
     // SAFETY: only this test knows the file.
-    let mut unpublished = unsafe { CodeMemory::from_file_verified(&temporary.open()) }.unwrap();
+    let mut unpublished = unsafe { Image::from_file_verified(&temporary.open()) }.unwrap();
     let mappings = temporary.mappings();
     assert_eq!(mappings.len(), 1, "the text only");
     assert_eq!(mappings[0].rights, "rw-p");
@@ -122,7 +123,7 @@ fn page_aligned_text_runs_from_the_file_and_leaves_with_the_memory() {
     assert!(temporary.mappings().is_empty(), "an unpublished text leaves too");
 
     // SAFETY: only this test knows the file.
-    let mut unpublished = unsafe { CodeMemory::from_file(&temporary.open()) }.unwrap();
+    let mut unpublished = unsafe { Image::from_file(&temporary.open()) }.unwrap();
     assert_eq!(unpublished.text(), text, "the change above was private");
     unpublished.text_mut()[0] = 0x90;
     let code = unpublished.publish().unwrap();
@@ -152,7 +153,7 @@ fn what_follows_the_text_in_the_file_is_not_executable() {
         [(".trapline.image", &marker), (".trapline.traps", &none), (".trapline.funcs", &none)];
     let temporary = Temporary::new("text-first", &elf_with_text_first(page_size() as u64, &text, &tables));
     // SAFETY: only this test knows the file.
-    let code = unsafe { CodeMemory::from_file(&temporary.open()) }.unwrap().publish().unwrap();
+    let code = unsafe { Image::from_file(&temporary.open()) }.unwrap().publish().unwrap();
     assert_eq!(code.text(), text);
     assert!(!temporary.mappings().is_empty(), "in place");
     assert!(temporary.mappings().iter().all(|mapping| mapping.rights == "r-xp"));
@@ -167,7 +168,7 @@ fn text_that_begins_no_page_of_the_file_is_copied() {
     let _alone = only_publisher();
     let temporary = Temporary::new("unaligned", &built(&mut small()));
     // SAFETY: only this test knows the file.
-    let code = unsafe { CodeMemory::from_file_verified(&temporary.open()) }.unwrap().publish().unwrap();
+    let code = unsafe { Image::from_file_verified(&temporary.open()) }.unwrap().publish().unwrap();
     assert!(temporary.mappings().is_empty());
     assert_eq!(code.text(), (0..48).collect::<Vec<u8>>());
     assert_eq!(code.text_range().start % page_size(), 0);
@@ -181,10 +182,10 @@ fn a_damaged_file_is_an_error_when_it_is_verified() {
     file[text.start] ^= 1;
     let temporary = Temporary::new("damaged", &file);
     // SAFETY: only this test knows the file.
-    let result = unsafe { CodeMemory::from_file_verified(&temporary.open()) };
+    let result = unsafe { Image::from_file_verified(&temporary.open()) };
     assert_error!(result, Err(ImageError::WrongChecksum { .. }));
     let empty = Temporary::new("no-bytes", b"");
     // SAFETY: only this test knows the file.
-    let result = unsafe { CodeMemory::from_file(&empty.open()) };
+    let result = unsafe { Image::from_file(&empty.open()) };
     assert_error!(result, Err(ImageError::NotElf));
 }

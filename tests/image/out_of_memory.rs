@@ -1,6 +1,6 @@
 //! When there is no memory: an error, whichever allocation it was for, and nothing is left behind.
 
-use trapline::{CodeMemory, ImageBuilder, ImageError};
+use trapline::image::{Image, ImageBuilder, ImageError};
 
 use crate::allocator::{every_allocation_fails, largest_of};
 use crate::support::{Temporary, assert_error, built, elf_with, find, mappings, marker, only_publisher, small, words};
@@ -12,10 +12,10 @@ fn is_refusal(error: &ImageError) -> bool {
 #[test]
 fn parsing_without_memory_is_an_error() {
     let file = built(&mut small());
-    assert!(every_allocation_fails(|| CodeMemory::parse(&file), is_refusal) >= 20);
-    assert!(every_allocation_fails(|| CodeMemory::parse_verified(&file), is_refusal) >= 20);
+    assert!(every_allocation_fails(|| Image::parse(&file), is_refusal) >= 20);
+    assert!(every_allocation_fails(|| Image::parse_verified(&file), is_refusal) >= 20);
     let plain = built(ImageBuilder::new().text([0x90; 16]).function(0..4, None));
-    assert!(every_allocation_fails(|| CodeMemory::parse(&plain), is_refusal) >= 5);
+    assert!(every_allocation_fails(|| Image::parse(&plain), is_refusal) >= 5);
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn what_a_refused_parse_mapped_is_unmapped() {
     let _alone = only_publisher();
     let file = built(&mut small());
     let before = mappings().len();
-    every_allocation_fails(|| CodeMemory::parse(&file), is_refusal);
+    every_allocation_fails(|| Image::parse(&file), is_refusal);
     // Each run maps a text of its own at the end, and so does the allocator now and then.
     assert!(mappings().len() <= before + 4, "{before} mappings before, {} after", mappings().len());
 }
@@ -44,7 +44,7 @@ fn an_error_that_names_a_section_needs_memory_and_is_an_error_without_it() {
     let (header, _) = find(&shared, ".trapline.funcs");
     shared[header + 24..header + 32].copy_from_slice(&0_u64.to_le_bytes());
     for file in [twice, outside, shared] {
-        let named = || match CodeMemory::parse(&file) {
+        let named = || match Image::parse(&file) {
             Err(error) if !is_refusal(&error) => Ok(error),
             Err(refusal) => Err(refusal),
             Ok(_) => panic!("the image was accepted"),
@@ -94,9 +94,9 @@ fn loading_a_file_without_memory_is_an_error() {
     for temporary in [aligned, copied] {
         let file = temporary.open();
         // SAFETY: only this test knows the file.
-        assert!(every_allocation_fails(|| unsafe { CodeMemory::from_file(&file) }, is_refusal) >= 20);
+        assert!(every_allocation_fails(|| unsafe { Image::from_file(&file) }, is_refusal) >= 20);
         // SAFETY: only this test knows the file.
-        assert!(every_allocation_fails(|| unsafe { CodeMemory::from_file_verified(&file) }, is_refusal) >= 20);
+        assert!(every_allocation_fails(|| unsafe { Image::from_file_verified(&file) }, is_refusal) >= 20);
         assert!(temporary.mappings().is_empty());
     }
 }
@@ -104,7 +104,7 @@ fn loading_a_file_without_memory_is_an_error() {
 #[test]
 fn publishing_without_memory_succeeds() {
     let file = built(&mut small());
-    let code = CodeMemory::parse(&file).unwrap();
+    let code = Image::parse(&file).unwrap();
     let code = crate::allocator::with_allocations(0, || code.publish());
     assert_eq!(code.unwrap().text().len(), 48);
 }
@@ -127,7 +127,7 @@ fn a_file_of_holes_allocates_nothing_of_its_length() {
             return;
         }
         // SAFETY: only this test knows the file.
-        let (result, largest) = largest_of(|| unsafe { CodeMemory::from_file(&sparse) });
+        let (result, largest) = largest_of(|| unsafe { Image::from_file(&sparse) });
         assert_error!(result, Err(ImageError::Sparse { len: HUGE, .. }));
         assert!(largest < 1 << 20, "{largest} bytes at once for section {section}");
     }
@@ -145,6 +145,6 @@ fn a_file_with_a_few_holes_is_loaded() {
         std::os::unix::fs::FileExt::write_all_at(&sparse, page, at as u64 * 4096).unwrap();
     }
     // SAFETY: only this test knows the file.
-    let code = unsafe { CodeMemory::from_file_verified(&sparse) }.unwrap();
+    let code = unsafe { Image::from_file_verified(&sparse) }.unwrap();
     assert_eq!(code.section("zeros").unwrap().len(), 8 << 20);
 }

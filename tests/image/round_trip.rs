@@ -1,7 +1,8 @@
 //! What goes in comes out.
 
 use proptest::prelude::*;
-use trapline::{CodeMemory, ImageBuilder, TrapCode, TrapTable};
+use trapline::TrapCode;
+use trapline::image::{Image, ImageBuilder, TrapTable};
 
 use crate::sound::{check_functions, check_traps, check_unpublished};
 use crate::support::{built, only_publisher, small, trap_bytes};
@@ -13,7 +14,7 @@ fn more_sections_than_sixteen_bits_can_count_are_all_there() {
     for number in 0..COUNT {
         image.section(&number.to_string(), number.to_le_bytes());
     }
-    let code = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+    let code = Image::parse_verified(&built(&mut image)).unwrap();
     for number in (0..COUNT).step_by(997).chain([COUNT - 1]) {
         assert_eq!(code.section(&number.to_string()), Some(number.to_le_bytes().as_slice()));
     }
@@ -23,7 +24,7 @@ fn more_sections_than_sixteen_bits_can_count_are_all_there() {
 #[test]
 fn what_was_built_is_what_is_loaded() {
     let _alone = only_publisher();
-    let code = CodeMemory::parse_verified(&built(&mut small())).unwrap().publish().unwrap();
+    let code = Image::parse_verified(&built(&mut small())).unwrap().publish().unwrap();
     assert_eq!(code.text(), (0..48).collect::<Vec<u8>>());
     assert_eq!(code.text_range().len(), 48);
     assert_eq!(code.text_range().start, code.text().as_ptr() as usize);
@@ -59,7 +60,7 @@ fn an_image_at_an_odd_address_loads() {
     for shift in 0..16 {
         let mut shifted = vec![0; shift];
         shifted.extend(&file);
-        check_unpublished(&CodeMemory::parse_verified(&shifted[shift..]).unwrap());
+        check_unpublished(&Image::parse_verified(&shifted[shift..]).unwrap());
     }
 }
 
@@ -101,7 +102,7 @@ proptest! {
         for (name, bytes) in &sections {
             image.section(name, bytes.clone());
         }
-        let loaded = CodeMemory::parse_verified(&built(&mut image)).unwrap();
+        let loaded = Image::parse_verified(&built(&mut image)).unwrap();
         prop_assert_eq!(loaded.text(), &text);
         prop_assert_eq!(loaded.traps().iter().collect::<Vec<_>>(), traps);
         let found: Vec<_> =
@@ -115,8 +116,8 @@ proptest! {
 
     #[test]
     fn random_bytes_are_no_image(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert!(CodeMemory::parse(&bytes).is_err());
-        prop_assert!(CodeMemory::parse_verified(&bytes).is_err());
+        prop_assert!(Image::parse(&bytes).is_err());
+        prop_assert!(Image::parse_verified(&bytes).is_err());
         let _ = TrapTable::parse(&bytes, 100);
     }
 
@@ -129,10 +130,10 @@ proptest! {
         for (at, byte) in changes {
             file[at.index(original.len())] = byte;
         }
-        if let Ok(image) = CodeMemory::parse(&file) {
+        if let Ok(image) = Image::parse(&file) {
             check_unpublished(&image);
         }
-        prop_assert!(file == original || CodeMemory::parse_verified(&file).is_err());
+        prop_assert!(file == original || Image::parse_verified(&file).is_err());
     }
 
     #[test]

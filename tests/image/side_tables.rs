@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use trapline::{
-    CodeMemory, ImageBuilder, ImageError, ModuleDescription, Patch, SignatureIndex, StaticModuleIndex, Unpublished,
+use trapline::image::{
+    Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex, Patch, SignatureIndex, Unpublished,
 };
 
 use crate::allocator::largest_of;
@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 fn parse_with(name: &str, bytes: &[u8]) -> Result<Unpublished, ImageError> {
-    CodeMemory::parse(&small_with(&[(name, bytes)]))
+    Image::parse(&small_with(&[(name, bytes)]))
 }
 
 /// The sections that begin with a count.
@@ -27,8 +27,8 @@ fn tables() -> impl Iterator<Item = &'static str> {
 #[test]
 fn what_an_image_says_of_its_modules_and_settings_comes_back() {
     let _alone = only_publisher();
-    let code = CodeMemory::parse_verified(&built(&mut small())).unwrap().publish().unwrap();
-    let [main, other] = [0, 1].map(|index| code.module(StaticModuleIndex::new(index)).unwrap());
+    let code = Image::parse_verified(&built(&mut small())).unwrap().publish().unwrap();
+    let [main, other] = [0, 1].map(|index| code.module(ModuleIndex::new(index)).unwrap());
     assert_eq!((main.name(), main.imported_functions()), (Some("main"), 3));
     assert!(main.has_unparsed_debug_info() && !main.debug_info_depends_on_environment());
     assert_eq!((other.name(), other.imported_functions()), (None, 0));
@@ -56,7 +56,7 @@ fn what_an_image_says_of_its_modules_and_settings_comes_back() {
 fn an_image_that_says_nothing_has_one_module_and_no_tables() {
     let file = built(ImageBuilder::new().text([0x90; 4]).module(ModuleDescription::default()));
     assert_eq!(built(ImageBuilder::new().text([0x90; 4])), file);
-    let loaded = CodeMemory::parse_verified(&file).unwrap();
+    let loaded = Image::parse_verified(&file).unwrap();
     assert_eq!(loaded.modules().len(), 1);
     let module = loaded.modules().iter().next().unwrap();
     assert_eq!((module.name(), module.imported_functions()), (None, 0));
@@ -66,11 +66,11 @@ fn an_image_that_says_nothing_has_one_module_and_no_tables() {
 
 #[test]
 fn an_image_may_have_no_modules() {
-    let loaded = CodeMemory::parse_verified(&built(ImageBuilder::new().without_modules())).unwrap();
+    let loaded = Image::parse_verified(&built(ImageBuilder::new().without_modules())).unwrap();
     assert!(loaded.modules().is_empty());
-    assert_eq!(loaded.modules().get(StaticModuleIndex::new(0)), None);
+    assert_eq!(loaded.modules().get(ModuleIndex::new(0)), None);
     let file = built(ImageBuilder::new().without_modules().module(ModuleDescription::default()));
-    assert_eq!(CodeMemory::parse_verified(&file).unwrap().modules().len(), 1);
+    assert_eq!(Image::parse_verified(&file).unwrap().modules().len(), 1);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_table_with_an_absurd_count_is_an_error_and_allocates_nothing_of_its_size() 
             let mut absurd = original.clone();
             absurd[..4].copy_from_slice(&u32::to_le_bytes(count));
             let file = small_with(&[(name, &absurd)]);
-            let (result, peak) = largest_of(|| CodeMemory::parse(&file));
+            let (result, peak) = largest_of(|| Image::parse(&file));
             assert_error!(result, Err(ImageError::TableLength { section, .. }) if section == name);
             assert!(peak < 8 * file.len(), "{peak} bytes at once for {name} in a file of {}", file.len());
         }
@@ -248,7 +248,7 @@ fn patches_that_break_a_rule_are_refused_by_the_parser() {
 #[test]
 fn relocations_may_change_the_bytes_of_a_patch() {
     let _alone = only_publisher();
-    let mut unpublished = CodeMemory::parse_verified(&built(&mut small())).unwrap();
+    let mut unpublished = Image::parse_verified(&built(&mut small())).unwrap();
     unpublished.text_mut()[4..6].fill(0x90);
     let code = unpublished.publish().unwrap();
     assert_eq!(code.patches().get(0).unwrap().disabled(), [4, 5]);
@@ -297,7 +297,7 @@ proptest! {
             }
         }
         let file = built(&mut image);
-        let loaded = CodeMemory::parse_verified(&file).unwrap();
+        let loaded = Image::parse_verified(&file).unwrap();
         let found: Vec<_> = loaded
             .modules()
             .iter()

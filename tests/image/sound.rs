@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use trapline::{CompiledFunctionsTable, FunctionKey, SignatureIndex, StaticModuleIndex, TrapTable, Unpublished};
+use trapline::image::{FunctionKey, FunctionTable, ModuleIndex, SignatureIndex, TrapTable, Unpublished};
 
 pub fn check_unpublished(image: &Unpublished) {
     check_traps(image.text().len(), image.traps());
@@ -30,7 +30,7 @@ pub fn check_traps(text_len: usize, traps: &TrapTable) {
     }
 }
 
-pub fn check_functions(text_len: usize, functions: &CompiledFunctionsTable) {
+pub fn check_functions(text_len: usize, functions: &FunctionTable) {
     let listed: Vec<_> = functions.iter().collect();
     assert_eq!(listed.len(), functions.len());
     assert!(listed.iter().zip(0..).all(|(function, place)| function.index() == place));
@@ -46,7 +46,7 @@ pub fn check_functions(text_len: usize, functions: &CompiledFunctionsTable) {
         assert_eq!(functions.by_key(function.key()).as_ref(), Some(function));
     }
     let modules: BTreeSet<_> = keys.iter().filter_map(|key| key.module()).collect();
-    for module in modules.into_iter().chain([0, 1, u32::MAX].map(StaticModuleIndex::new)) {
+    for module in modules.into_iter().chain([0, 1, u32::MAX].map(ModuleIndex::new)) {
         let defined: Vec<_> = functions.defined(module).map(|function| function.key()).collect();
         let expected = keys.iter().filter(|key| key.is_defined() && key.module() == Some(module));
         assert!(defined.iter().eq(expected), "functions of module {module}: {defined:?}");
@@ -57,12 +57,12 @@ fn check_modules(image: &Unpublished) {
     let (modules, signatures) = (image.modules(), image.signatures());
     assert_eq!(modules.iter().count(), modules.len());
     for (module, index) in modules.iter().zip(0..) {
-        assert_eq!(module.static_index(), StaticModuleIndex::new(index));
+        assert_eq!(module.static_index(), ModuleIndex::new(index));
         assert_eq!(modules.get(module.static_index()), Some(module));
         assert_ne!(module.name(), Some(""));
     }
-    assert_eq!(modules.get(StaticModuleIndex::new(modules.len() as u32)), None);
-    assert_eq!(modules.get(StaticModuleIndex::new(u32::MAX)), None);
+    assert_eq!(modules.get(ModuleIndex::new(modules.len() as u32)), None);
+    assert_eq!(modules.get(ModuleIndex::new(u32::MAX)), None);
     assert_eq!(signatures.iter().count(), signatures.len());
     assert_eq!(signatures.iter().collect::<BTreeSet<_>>().len(), signatures.len());
     assert_eq!(signatures.get(SignatureIndex::new(signatures.len() as u32)), None);
@@ -71,11 +71,11 @@ fn check_modules(image: &Unpublished) {
 fn check_keys(image: &Unpublished) {
     for function in image.functions().iter() {
         match function.key() {
-            FunctionKey::Defined { module, function } | FunctionKey::ArrayToWasm { module, function } => {
+            FunctionKey::Defined { module, function } | FunctionKey::HostToGuest { module, function } => {
                 let module = image.modules().get(module).expect("a key names a module that exists");
                 assert!(module.imported_functions().checked_add(function.as_u32()).is_some());
             }
-            FunctionKey::WasmToArray { signature } => assert!(image.signatures().get(signature).is_some()),
+            FunctionKey::GuestToHost { signature } => assert!(image.signatures().get(signature).is_some()),
             _ => {}
         }
     }

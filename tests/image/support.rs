@@ -8,21 +8,21 @@ use std::sync::{Mutex, MutexGuard};
 
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, elf};
-use trapline::{
-    CodeMemory, DefinedFunctionIndex, FunctionKey, ImageBuilder, ImageError, ModuleDescription, SignatureIndex,
-    StaticModuleIndex, TrapCode,
+use trapline::TrapCode;
+use trapline::image::{
+    DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex, SignatureIndex,
 };
 
 pub fn defined(module: u32, function: u32) -> FunctionKey {
-    FunctionKey::Defined { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
+    FunctionKey::Defined { module: ModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
 }
 
 pub fn into_guest(module: u32, function: u32) -> FunctionKey {
-    FunctionKey::ArrayToWasm { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
+    FunctionKey::HostToGuest { module: ModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
 }
 
 pub fn out_of_guest(signature: u32) -> FunctionKey {
-    FunctionKey::WasmToArray { signature: SignatureIndex::new(signature) }
+    FunctionKey::GuestToHost { signature: SignatureIndex::new(signature) }
 }
 
 /// A small image with one of everything: every section that an image can have.
@@ -163,7 +163,7 @@ pub fn trap_bytes(offsets: &[u32], codes: &[u8]) -> Vec<u8> {
 }
 
 pub fn error(file: &[u8]) -> ImageError {
-    match CodeMemory::parse(file) {
+    match Image::parse(file) {
         Ok(_) => panic!("the image was accepted"),
         Err(error) => {
             assert!(!error.to_string().is_empty());

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use trapline::{CodeMemory, ImageBuilder, ImageError, TrapCode};
+use trapline::TrapCode;
+use trapline::image::{Image, ImageBuilder, ImageError};
 
 use crate::support::{assert_error, built, small, trap_bytes, with_tables, words};
 
@@ -21,7 +22,7 @@ fn trap_sites_out_of_order_twice_or_outside_are_refused_by_the_builder() {
 fn trap_sites_out_of_order_twice_outside_or_of_no_meaning_are_refused_by_the_parser() {
     let table = |offsets: &[u32], codes: &[u8]| {
         let file = with_tables(&trap_bytes(offsets, codes), &words(&[0]), None);
-        CodeMemory::parse(&file)
+        Image::parse(&file)
     };
     assert!(table(&[0, 15], &[1, 255]).is_ok());
     assert_error!(table(&[9, 4], &[1, 1]), Err(ImageError::TrapsOutOfOrder { previous: 9, offset: 4 }));
@@ -53,7 +54,7 @@ fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_builde
 fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_parser() {
     let table = |starts: [u32; 2], lens: [u32; 2]| {
         let bytes = words(&[2, starts[0], starts[1], lens[0], lens[1]]);
-        CodeMemory::parse(&with_tables(&words(&[0]), &bytes, None))
+        Image::parse(&with_tables(&words(&[0]), &bytes, None))
     };
     assert!(table([0, 4], [4, 12]).is_ok());
     assert_error!(table([8, 0], [4, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
@@ -71,7 +72,7 @@ fn names_that_are_not_utf8_or_out_of_bounds_are_refused() {
         let functions = words(&[2, 0, 4, 4, 4]);
         let mut names = words(&[2, ends[0], ends[1]]);
         names.extend(text);
-        CodeMemory::parse(&with_tables(&words(&[0]), &functions, Some(&names)))
+        Image::parse(&with_tables(&words(&[0]), &functions, Some(&names)))
     };
     let named = names([1, 3], "aé".as_bytes()).unwrap();
     assert_eq!(named.functions().get(1).unwrap().name(), Some("é"));
@@ -93,7 +94,7 @@ fn settings_that_no_image_can_have_are_refused_by_the_builder() {
     }
     let longest = "x".repeat(240);
     let file = built(small().section(&longest, *b"yes"));
-    let loaded = CodeMemory::parse_verified(&file).unwrap();
+    let loaded = Image::parse_verified(&file).unwrap();
     assert_eq!(loaded.section(&longest), Some(b"yes".as_slice()));
     assert_error!(small().section("types", []).finish(), Err(ImageError::DuplicateSection { .. }));
 }

@@ -8,10 +8,8 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, FinalizedRelocTarget};
 use std::collections::HashMap;
 use std::ops::Range;
-use trapline::{
-    CodeMemory, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, ImageBuilder, ModuleDescription,
-    StaticModuleIndex,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ModuleDescription, ModuleIndex};
+use trapline::store::{Engine, EngineCode};
 
 /// One compiled function, not linked yet. Offsets are from its start.
 pub struct Piece {
@@ -94,7 +92,7 @@ fn trap_code(code: cranelift_codegen::ir::TrapCode) -> trapline::TrapCode {
 
 /// The function `function` that module `module` defines.
 pub fn defined(module: u32, function: u32) -> FunctionKey {
-    FunctionKey::Defined { module: StaticModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
+    FunctionKey::Defined { module: ModuleIndex::new(module), function: DefinedFunctionIndex::new(function) }
 }
 
 /// Pieces laid out in a text, in the order they are added, with what is known of them in `image`.
@@ -186,7 +184,7 @@ fn resolve(text: &mut [u8], at: u32, target: u32, call: &Call) {
 
 /// Loads an image into `engine`.
 pub fn load(engine: &Engine, image: &[u8]) -> EngineCode {
-    EngineCode::new(engine, CodeMemory::parse_verified(image).unwrap().publish().unwrap()).unwrap()
+    EngineCode::new(engine, Image::parse_verified(image).unwrap().publish().unwrap()).unwrap()
 }
 
 /// A module of that name.

@@ -2,10 +2,11 @@
 
 use crate::compile::{Linker, compile, defined, load, named};
 use std::ops::Range;
-use trapline::{
-    Component, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, ImageBuilder, Module, ModuleDescription,
-    ModuleRegistry, PcKind, SignatureIndex, StaticModuleIndex, StoreError, TrapCode, lookup_trap_code,
+use trapline::image::{
+    DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleDescription, ModuleIndex, SignatureIndex,
 };
+use trapline::store::{Component, Engine, EngineCode, Module, ModuleRegistry, StoreError};
+use trapline::{PcKind, TrapCode, process};
 
 const MODULES: u32 = 3;
 
@@ -32,41 +33,41 @@ fn image() -> (Vec<u8>, Vec<(FunctionKey, Range<u32>)>) {
         }
     }
     let trampoline = "function %trampoline(i64) -> i64 system_v { block0(v0: i64): return v0 }";
-    let key = FunctionKey::WasmToArray { signature: SignatureIndex::new(0) };
+    let key = FunctionKey::GuestToHost { signature: SignatureIndex::new(0) };
     linker.add(key, compile(trampoline).pop().unwrap());
     let entry = "function %entry(i64) -> i64 system_v { block0(v0: i64): return v0 }";
-    let key = FunctionKey::ArrayToWasm { module: StaticModuleIndex::new(1), function: DefinedFunctionIndex::new(0) };
+    let key = FunctionKey::HostToGuest { module: ModuleIndex::new(1), function: DefinedFunctionIndex::new(0) };
     linker.add(key, compile(entry).pop().unwrap());
     linker.link()
 }
 
 fn module(code: &EngineCode, index: u32) -> Module {
-    code.module(StaticModuleIndex::new(index)).unwrap()
+    code.module(ModuleIndex::new(index)).unwrap()
 }
 
 /// Every pc of the image stands for what it should, if exactly `registered` modules are.
 fn check(store: &ModuleRegistry, code: &EngineCode, layout: &[(FunctionKey, Range<u32>)], registered: &[u32]) {
     let base = store.store_code_base(code).unwrap().as_usize();
-    for offset in 0..code.memory().text().len() as u32 {
+    for offset in 0..code.image().text().len() as u32 {
         let pc = base + offset as usize;
         let key = layout.iter().find(|(_, range)| range.contains(&offset)).map(|(key, _)| *key);
-        let frame = store.lookup_frame_info(pc, PcKind::Faulting).map(|(frame, with_code)| {
+        let frame = store.lookup_frame_info(pc, PcKind::Interrupted).map(|(frame, with_code)| {
             assert_eq!(with_code.module().id(), frame.module().id());
             (frame.module().static_index().as_u32(), frame.defined_index().as_u32(), frame.function_index())
         });
         let module = store.lookup_module(pc).map(|module| module.static_index().as_u32());
-        let known = |module: StaticModuleIndex| registered.contains(&module.as_u32());
+        let known = |module: ModuleIndex| registered.contains(&module.as_u32());
         match key {
             Some(FunctionKey::Defined { module: m, function }) if known(m) => {
                 assert_eq!(frame, Some((m.as_u32(), function.as_u32(), 10 + function.as_u32())));
                 assert_eq!(module, Some(m.as_u32()));
             }
-            Some(FunctionKey::ArrayToWasm { module: m, .. }) if known(m) => {
+            Some(FunctionKey::HostToGuest { module: m, .. }) if known(m) => {
                 assert_eq!((frame, module), (None, Some(m.as_u32())), "a trampoline has a module but makes no frame");
             }
             _ => assert_eq!((frame, module), (None, None), "offset {offset}"),
         }
-        assert_eq!(store.lookup_trap_code(pc), code.memory().trap_code(offset as usize));
+        assert_eq!(store.lookup_trap_code(pc), code.image().trap_code(offset as usize));
     }
 }
 
@@ -127,20 +128,20 @@ fn code_whose_component_was_dropped_traps_as_long_as_a_store_runs_it() {
         by_module.register_module(component.modules().nth(1).unwrap()).unwrap();
         by_component.register_component(component.clone()).unwrap();
         let code = component.engine_code();
-        (code.text_range(), code.memory().traps().iter().next().unwrap().0 as usize)
+        (code.text_range(), code.image().traps().iter().next().unwrap().0 as usize)
     };
     let pc = text.start.as_usize() + site;
     for store in [&by_module, &by_component] {
         assert_eq!(store.lookup_trap_code(pc), Some(TrapCode::IntegerDivisionByZero));
     }
     let inside = layout.iter().find(|(key, _)| *key == defined(1, 0)).unwrap().1.start;
-    let (frame, _) = by_module.lookup_frame_info(text.start.as_usize() + inside as usize, PcKind::Faulting).unwrap();
+    let (frame, _) = by_module.lookup_frame_info(text.start.as_usize() + inside as usize, PcKind::Interrupted).unwrap();
     assert_eq!(frame.to_string().split(' ').next(), Some("one!f1_0"));
-    assert_eq!(lookup_trap_code(pc), Some(TrapCode::IntegerDivisionByZero));
+    assert_eq!(process::trap_code(pc), Some(TrapCode::IntegerDivisionByZero));
     drop(by_component);
-    assert_eq!(lookup_trap_code(pc), Some(TrapCode::IntegerDivisionByZero), "one store still runs it");
+    assert_eq!(process::trap_code(pc), Some(TrapCode::IntegerDivisionByZero), "one store still runs it");
     drop(by_module);
-    assert_eq!(lookup_trap_code(pc), None);
+    assert_eq!(process::trap_code(pc), None);
 }
 
 #[test]
@@ -150,16 +151,16 @@ fn trampolines_are_found_by_type_in_the_image_and_in_the_store() {
     let code = load(&engine, &first);
     let signature = engine.signature_id(b"(i64) -> i64").unwrap();
     assert_eq!(code.signature_id(SignatureIndex::new(0)), Some(signature));
-    let offset = layout.iter().find(|(key, _)| matches!(key, FunctionKey::WasmToArray { .. })).unwrap().1.start;
-    let entry = layout.iter().find(|(key, _)| matches!(key, FunctionKey::ArrayToWasm { .. })).unwrap().1.start;
-    let engine_pc = code.wasm_to_array_trampoline(signature).unwrap();
+    let offset = layout.iter().find(|(key, _)| matches!(key, FunctionKey::GuestToHost { .. })).unwrap().1.start;
+    let entry = layout.iter().find(|(key, _)| matches!(key, FunctionKey::HostToGuest { .. })).unwrap().1.start;
+    let engine_pc = code.guest_to_host_trampoline(signature).unwrap();
     assert_eq!(engine_pc.offset_in(&code.text_range()), Some(offset as usize));
-    let to_one = module(&code, 1).array_to_wasm_trampoline(DefinedFunctionIndex::new(0)).unwrap();
+    let to_one = module(&code, 1).host_to_guest_trampoline(DefinedFunctionIndex::new(0)).unwrap();
     assert_eq!(to_one.offset_in(&code.text_range()), Some(entry as usize));
-    assert_eq!(module(&code, 0).array_to_wasm_trampoline(DefinedFunctionIndex::new(0)), None);
+    assert_eq!(module(&code, 0).host_to_guest_trampoline(DefinedFunctionIndex::new(0)), None);
 
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    assert_eq!(store.wasm_to_array_trampoline(signature), None);
+    assert_eq!(store.guest_to_host_trampoline(signature), None);
     // Images without it come before: the store's index, not the first image, has to answer.
     for _ in 0..3 {
         let other = load(&engine, &ImageBuilder::new().text([0x90; 4]).function(0..4, None).finish().unwrap());
@@ -169,7 +170,7 @@ fn trampolines_are_found_by_type_in_the_image_and_in_the_store() {
     let base = store.store_code_base(&code).unwrap();
     let expected = store.store_code(&code).unwrap().pc(offset as usize);
     assert!(expected.is_some());
-    assert_eq!(store.wasm_to_array_trampoline(signature), expected);
+    assert_eq!(store.guest_to_host_trampoline(signature), expected);
     assert_eq!(store.lookup_trampoline(base.as_usize() + 20, signature), expected);
     assert_ne!(expected.unwrap().as_usize(), engine_pc.as_usize(), "the store's copy, not the engine's");
     let foreign = store.all_modules().next().unwrap().engine_code().clone();
@@ -204,14 +205,14 @@ fn modules_without_text_and_without_functions_are_kept_and_have_no_pc() {
         assert_eq!(store.module_by_compiled_id(module(&also_empty, 0).id()).unwrap().id(), module(&also_empty, 0).id());
         let base = store.store_code_base(&code).unwrap().as_usize();
         for pc in base..base + 64 {
-            assert!(store.lookup_frame_info(pc, PcKind::Faulting).is_none());
+            assert!(store.lookup_frame_info(pc, PcKind::Interrupted).is_none());
             assert!(store.lookup_module(pc).is_none());
             assert!(store.store_code_by_pc(pc).is_some());
         }
         for text in [&empty, &also_empty].map(|code| code.text_range()) {
             assert!(store.store_code_by_pc(text.start.as_usize()).is_none());
             assert!(matches!(
-                store.store_code_mut(trapline::StoreCodePc::new(text.start.as_usize())),
+                store.store_code_mut(trapline::store::StorePc::new(text.start.as_usize())),
                 Err(StoreError::NotABase { inside: None, .. })
             ));
         }

@@ -2,11 +2,10 @@
 
 use crate::compile::{Linker, compile, defined, load};
 use std::ffi::c_void;
+use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
 use trapline::signal::{Signals, Trap, catch_trap, install};
-use trapline::{
-    BreakpointError, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, Module, ModuleRegistry, PatchError, PcKind,
-    StaticModuleIndex, TrapCode,
-};
+use trapline::store::{BreakpointError, Engine, EngineCode, Module, ModuleRegistry, PatchError};
+use trapline::{PcKind, TrapCode};
 
 /// `work` stops before each of its three steps if it is asked to; so does `other`, once.
 const GUEST: &str = "
@@ -80,7 +79,7 @@ fn guest(engine: &Engine) -> EngineCode {
 }
 
 fn module(code: &EngineCode) -> Module {
-    code.module(StaticModuleIndex::new(0)).unwrap()
+    code.module(ModuleIndex::new(0)).unwrap()
 }
 
 fn function(index: u32) -> DefinedFunctionIndex {
@@ -115,7 +114,7 @@ fn a_breakpoint_stops_one_store_and_not_the_other_until_it_is_cleared() {
     let engine = Engine::new();
     let code = guest(&engine);
     let module = module(&code);
-    let canonical = code.memory().text().to_vec();
+    let canonical = code.image().text().to_vec();
     let mut debugged = ModuleRegistry::with_guest_debugging(&engine);
     let mut plain = ModuleRegistry::new(&engine);
     debugged.register_module(module.clone()).unwrap();
@@ -127,7 +126,7 @@ fn a_breakpoint_stops_one_store_and_not_the_other_until_it_is_cleared() {
     }
     let set = debugged.set_breakpoint(&module, function(WORK), 0).unwrap();
     assert_eq!(set.count, 1);
-    let patches = code.memory().patches();
+    let patches = code.image().patches();
     assert_eq!(
         set.text_offset,
         patches.next_from(module.function(function(WORK)).unwrap().range().start).unwrap().1.offset()
@@ -138,7 +137,7 @@ fn a_breakpoint_stops_one_store_and_not_the_other_until_it_is_cleared() {
     let patch = patches.next_from(set.text_offset).unwrap().1;
     assert!(patch.range().contains(&hits[0].1), "the hit names its patch point");
     assert_eq!(run(&plain, &module, 20, 4), (Ok(11), vec![]));
-    assert_eq!(code.memory().text(), canonical, "the engine's copy is never written");
+    assert_eq!(code.image().text(), canonical, "the engine's copy is never written");
 
     assert_eq!(debugged.clear_breakpoint(module.id(), function(WORK), 0).unwrap(), 0);
     for store in [&debugged, &plain] {
@@ -161,15 +160,15 @@ fn a_trap_in_the_private_copy_reports_the_modules_own_trap_code_and_function() {
     let pc = trap.site.unwrap().pc;
     let private = store.store_code(&code).unwrap().text_range();
     assert!((private.start.as_usize()..private.end.as_usize()).contains(&pc));
-    assert!(!code.memory().text_range().contains(&pc));
+    assert!(!code.image().text_range().contains(&pc));
     assert_eq!(store.lookup_trap_code(pc), Some(TrapCode::IntegerDivisionByZero));
-    let (frame, with_code) = store.lookup_frame_info(pc, PcKind::Faulting).unwrap();
+    let (frame, with_code) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
     assert_eq!(frame.function_name(), Some("work"));
     assert_eq!(frame.module().id(), module.id());
     assert_eq!(with_code.store_code().text_range(), private);
     let found =
-        trapline::lookup_code(pc, |found| (found.payload().is_private(), found.payload().memory().text_range()));
-    assert_eq!(found, Some((true, code.memory().text_range())), "a handler finds the image through the copy");
+        trapline::process::with(pc, |found| (found.payload().is_private(), found.payload().image().text_range()));
+    assert_eq!(found, Some((true, code.image().text_range())), "a handler finds the image through the copy");
 }
 
 #[test]
@@ -180,7 +179,7 @@ fn a_breakpoint_slips_forward_to_the_next_patch_point_of_its_function() {
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
     store.register_module(module.clone()).unwrap();
     let range = module.function(function(WORK)).unwrap().range();
-    let points: Vec<_> = code.memory().patches().iter().filter(|patch| range.contains(&patch.offset())).collect();
+    let points: Vec<_> = code.image().patches().iter().filter(|patch| range.contains(&patch.offset())).collect();
     assert_eq!(points.len(), 3);
     for offset in 0..range.len() as u32 + 2 {
         let expected = points.iter().find(|point| point.offset() >= range.start + offset);
@@ -272,7 +271,7 @@ fn registering_again_brings_breakpoints_back_into_force() {
     store.register_module(module.clone()).unwrap();
     let set = store.set_breakpoint(&module, function(OTHER), 0).unwrap();
     let base = store.store_code_base(&code).unwrap();
-    let disabled = code.memory().patches().next_from(set.text_offset).unwrap().1.disabled();
+    let disabled = code.image().patches().next_from(set.text_offset).unwrap().1.disabled();
     store.store_code_mut(base).unwrap().patch(set.text_offset as usize, disabled).unwrap();
     assert_eq!(run(&store, &module, 20, 4).1.len(), 0, "somebody patched it away");
     store.register_module(module.clone()).unwrap();
@@ -294,7 +293,7 @@ fn shared_code_takes_neither_breakpoints_nor_patches() {
     let mut debugging = ModuleRegistry::with_guest_debugging(&engine);
     let base = debugging.store_code_base_or_register(&module).unwrap().unwrap();
     let mut private = debugging.store_code_mut(base).unwrap();
-    let len = code.memory().text().len();
+    let len = code.image().text().len();
     for (offset, bytes) in [(len, 1), (len - 1, 2), (usize::MAX, 1)] {
         let refused = private.patch(offset, &vec![0; bytes]);
         assert!(matches!(refused, Err(PatchError::OutsideText { offset: named, .. }) if named == offset));

@@ -1,10 +1,8 @@
 //! What is refused, and that nothing changes then.
 
 use crate::compile::load;
-use trapline::{
-    CodeMemory, Component, Engine, EngineCode, ImageBuilder, LoadError, ModuleRegistry, StaticModuleIndex, StoreCodePc,
-    StoreError,
-};
+use trapline::image::{Image, ImageBuilder, ModuleIndex};
+use trapline::store::{Component, Engine, EngineCode, LoadError, ModuleRegistry, StoreError, StorePc};
 
 fn small() -> Vec<u8> {
     ImageBuilder::new().text([0x90; 32]).function(0..32, Some("f")).finish().unwrap()
@@ -15,8 +13,8 @@ fn code_of_another_engine_is_refused_by_name_and_the_store_stays_as_it_was() {
     let (ours, theirs) = (Engine::new(), Engine::new());
     let (mine, foreign) = (load(&ours, &small()), load(&theirs, &small()));
     let mut store = ModuleRegistry::new(&ours);
-    store.register_module(mine.module(StaticModuleIndex::new(0)).unwrap()).unwrap();
-    let module = foreign.module(StaticModuleIndex::new(0)).unwrap();
+    store.register_module(mine.module(ModuleIndex::new(0)).unwrap()).unwrap();
+    let module = foreign.module(ModuleIndex::new(0)).unwrap();
     for error in [
         store.register_module(module.clone()).unwrap_err(),
         store.register_component(Component::new(foreign.clone())).unwrap_err(),
@@ -37,7 +35,7 @@ fn code_of_another_engine_is_refused_by_name_and_the_store_stays_as_it_was() {
 fn code_of_another_configuration_is_refused_and_not_registered() {
     // Nothing else in this process has this configuration: what it is registered with cannot be another test's.
     let image = ImageBuilder::new().text([0x90; 32]).configuration("epochs, fuel").finish().unwrap();
-    let memory = || CodeMemory::parse(&image).unwrap().publish().unwrap();
+    let memory = || Image::parse(&image).unwrap().publish().unwrap();
     for engine in [Engine::new(), Engine::with_configuration("fuel")] {
         let memory = memory();
         let text = memory.text_range();
@@ -45,13 +43,13 @@ fn code_of_another_configuration_is_refused_and_not_registered() {
         assert!(matches!(&error, LoadError::ForeignConfiguration { image, .. } if **image == *b"epochs, fuel"));
         assert!(error.to_string().contains("epochs, fuel"), "{error}");
         // The address may be another test's code by now.
-        let refused = |found: &trapline::Found<'_, trapline::RegisteredCode>| {
-            found.payload().memory().configuration() == b"epochs, fuel"
+        let refused = |found: &trapline::Found<'_, trapline::process::RegisteredText>| {
+            found.payload().image().configuration() == b"epochs, fuel"
         };
-        assert_ne!(trapline::lookup_code(text.start, |found| refused(&found)), Some(true));
+        assert_ne!(trapline::process::with(text.start, |found| refused(&found)), Some(true));
     }
     let engine = Engine::with_configuration("epochs, fuel");
-    assert_eq!(EngineCode::new(&engine, memory()).unwrap().memory().configuration(), b"epochs, fuel");
+    assert_eq!(EngineCode::new(&engine, memory()).unwrap().image().configuration(), b"epochs, fuel");
 }
 
 #[test]
@@ -60,19 +58,19 @@ fn an_address_that_is_no_base_is_an_error_that_names_what_it_is_in() {
     let codes: Vec<_> = (0..3).map(|_| load(&engine, &small())).collect();
     let mut store = ModuleRegistry::new(&engine);
     for code in &codes {
-        store.register_module(code.module(StaticModuleIndex::new(0)).unwrap()).unwrap();
+        store.register_module(code.module(ModuleIndex::new(0)).unwrap()).unwrap();
     }
     for code in &codes {
         let base = store.store_code_base(code).unwrap();
         assert_eq!(store.store_code_mut(base).unwrap().base(), Some(base));
         for off in [1, 31] {
-            let pc = StoreCodePc::new(base.as_usize() + off);
+            let pc = StorePc::new(base.as_usize() + off);
             let Err(StoreError::NotABase { pc: named, inside: Some(text) }) = store.store_code_mut(pc) else {
                 panic!("{pc} was taken for a base")
             };
             assert_eq!((named, text.start), (pc, base));
         }
-        let behind = StoreCodePc::new(base.as_usize() + 32);
+        let behind = StorePc::new(base.as_usize() + 32);
         assert!(matches!(store.store_code_mut(behind), Err(StoreError::NotABase { inside: None, .. })));
     }
 }
@@ -81,7 +79,7 @@ fn an_address_that_is_no_base_is_an_error_that_names_what_it_is_in() {
 fn registering_again_changes_nothing_and_drops_what_was_passed() {
     let engine = Engine::new();
     let code = load(&engine, &small());
-    let module = code.module(StaticModuleIndex::new(0)).unwrap();
+    let module = code.module(ModuleIndex::new(0)).unwrap();
     let mut store = ModuleRegistry::new(&engine);
     let id = store.register_module(module.clone()).unwrap();
     for _ in 0..3 {
@@ -92,7 +90,7 @@ fn registering_again_changes_nothing_and_drops_what_was_passed() {
     assert_eq!(store.all_modules().count(), 1);
     assert_eq!(id.compiled_id(), module.id());
     let pc = code.text_range().start.as_usize();
-    let id_at_pc = || trapline::lookup_code(pc, |found| found.id());
+    let id_at_pc = || trapline::process::with(pc, |found| found.id());
     drop((code, module));
     assert!(store.lookup_module(pc).is_some());
     let id = id_at_pc();
@@ -107,10 +105,10 @@ fn loading_one_image_twice_makes_two_modules() {
     let engine = Engine::new();
     let image = small();
     let codes = [load(&engine, &image), load(&engine, &image)];
-    let ids = codes.each_ref().map(|code| code.module(StaticModuleIndex::new(0)).unwrap().id());
+    let ids = codes.each_ref().map(|code| code.module(ModuleIndex::new(0)).unwrap().id());
     assert_ne!(ids[0], ids[1]);
     assert!(!(codes[0] == codes[1]) && (codes[0] == codes[0].clone()));
-    assert!(codes[0].module(StaticModuleIndex::new(1)).is_none());
+    assert!(codes[0].module(ModuleIndex::new(1)).is_none());
 }
 
 #[test]

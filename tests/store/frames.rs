@@ -1,7 +1,9 @@
 //! Frames of a module that a real compiler made.
 
 use crate::compile::{Linker, compile, load, named};
-use trapline::{Engine, ModuleRegistry, PcKind, StaticModuleIndex, TrapCode};
+use trapline::image::ModuleIndex;
+use trapline::store::{Engine, ModuleRegistry};
+use trapline::{PcKind, TrapCode};
 
 const ARITHMETIC: [(&str, &str); 7] = [
     ("add", "iadd"),
@@ -36,19 +38,19 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
     let engine = Engine::new();
     let (image, layout) = Linker::default().add_all(compile(&arithmetic())).link();
     let code = load(&engine, &image);
-    let module = code.module(StaticModuleIndex::new(0)).unwrap();
+    let module = code.module(ModuleIndex::new(0)).unwrap();
     for debugging in [false, true] {
         let mut store =
             if debugging { ModuleRegistry::with_guest_debugging(&engine) } else { ModuleRegistry::new(&engine) };
         let base = store.store_code_base_or_register(&module).unwrap().unwrap().as_usize();
         assert_eq!(base != code.text_range().start.as_usize(), debugging);
-        let len = code.memory().text().len();
+        let len = code.image().text().len();
         let mut named = 0;
         // Before, in, and past the end.
         for offset in -64..len as i64 + 64 {
             let pc = base.wrapping_add_signed(offset as isize);
             let expected = layout.iter().position(|(_, range)| range.contains(&(offset as u32)) && offset >= 0);
-            let found = store.lookup_frame_info(pc, PcKind::Faulting);
+            let found = store.lookup_frame_info(pc, PcKind::Interrupted);
             assert_eq!(found.as_ref().map(|(frame, _)| frame.function_index() as usize), expected, "offset {offset}");
             // The return address behind an instruction names the instruction.
             let behind = store.lookup_frame_info(pc + 1, PcKind::ReturnAddress);
@@ -80,14 +82,14 @@ fn trap_sites_tell_their_function_their_cause_and_their_place_in_the_source() {
     let (image, layout) = Linker::default().add_all(compile(&arithmetic())).link();
     let code = load(&engine, &image);
     let mut store = ModuleRegistry::new(&engine);
-    store.register_module(code.module(StaticModuleIndex::new(0)).unwrap()).unwrap();
+    store.register_module(code.module(ModuleIndex::new(0)).unwrap()).unwrap();
     let base = code.text_range().start.as_usize();
     let mut divisions = [0; 7];
-    for (offset, cause) in code.memory().traps().iter() {
+    for (offset, cause) in code.image().traps().iter() {
         let pc = base + offset as usize;
         assert_eq!(store.lookup_trap_code(pc), Some(cause));
-        assert_eq!(store.lookup_trap_code(pc + 1), code.memory().trap_code(offset as usize + 1));
-        let (frame, _) = store.lookup_frame_info(pc, PcKind::Faulting).unwrap();
+        assert_eq!(store.lookup_trap_code(pc + 1), code.image().trap_code(offset as usize + 1));
+        let (frame, _) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
         let function = frame.function_index();
         assert!(layout[function as usize].1.contains(&offset));
         assert_eq!(frame.source_offset(), Some(0x100 * function + 0x10), "the division is where the trap is");
@@ -106,8 +108,8 @@ fn a_frame_prints_as_module_function_and_offset() {
     let (image, layout) = linker.add_all(compile(&arithmetic())).link();
     let code = load(&engine, &image);
     let mut store = ModuleRegistry::new(&engine);
-    store.register_module(code.module(StaticModuleIndex::new(0)).unwrap()).unwrap();
+    store.register_module(code.module(ModuleIndex::new(0)).unwrap()).unwrap();
     let pc = code.text_range().start.as_usize() + layout[3].1.start as usize;
-    let (frame, _) = store.lookup_frame_info(pc, PcKind::Faulting).unwrap();
+    let (frame, _) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
     assert!(frame.to_string().starts_with("calculator!div_s + 0x0"), "{frame}");
 }

@@ -3,12 +3,10 @@
 
 use crate::compile::{Linker, compile, defined, load, named};
 use std::ffi::c_void;
+use trapline::image::{DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ModuleIndex, SignatureIndex};
 use trapline::signal::{Signals, catch_trap, install};
-use trapline::{
-    Backtrace, BacktraceEnd, CodeMemory, DefinedFunctionIndex, Engine, EngineCode, EngineCodePc, Frame, FunctionKey,
-    ImageBuilder, LoadError, Module, ModuleRegistry, PcKind, SignatureIndex, StaticModuleIndex, StoreCodePc,
-    StoreError, TrapCode,
-};
+use trapline::store::{Engine, EngineCode, EnginePc, LoadError, Module, ModuleRegistry, StoreError, StorePc};
+use trapline::{Backtrace, BacktraceEnd, PcKind, Registers, TrapCode};
 
 const SOURCE: &str = "
 function %first(i64) system_v {
@@ -29,7 +27,7 @@ fn image() -> Vec<u8> {
         let key = match piece.name.as_str() {
             "first" => defined(0, 0),
             "second" => defined(0, 1),
-            _ => FunctionKey::WasmToArray { signature: SignatureIndex::new(1) },
+            _ => FunctionKey::GuestToHost { signature: SignatureIndex::new(1) },
         };
         linker.add(key, piece);
     }
@@ -37,7 +35,7 @@ fn image() -> Vec<u8> {
 }
 
 fn first_module(code: &EngineCode) -> Module {
-    code.module(StaticModuleIndex::new(0)).unwrap()
+    code.module(ModuleIndex::new(0)).unwrap()
 }
 
 /// A store with `module` and nothing else; one with another module before it, and one with another behind it.
@@ -64,16 +62,16 @@ fn everything_is_answered_for_one_module_as_it_is_for_many() {
     let module = first_module(&code);
     let (present, absent) = (code.signature_id(SignatureIndex::new(1)), code.signature_id(SignatureIndex::new(0)));
     let functions = code.functions();
-    let trampoline = functions.by_key(FunctionKey::WasmToArray { signature: SignatureIndex::new(1) }).unwrap().range();
+    let trampoline = functions.by_key(FunctionKey::GuestToHost { signature: SignatureIndex::new(1) }).unwrap().range();
     for (many, mut store) in stores(&engine, &module).into_iter().enumerate() {
         let text = store.store_code(&code).unwrap().text_range();
         let base = store.store_code_base(&code).unwrap();
-        let at = |offset: u32| StoreCodePc::new(base.as_usize() + offset as usize);
+        let at = |offset: u32| StorePc::new(base.as_usize() + offset as usize);
 
         let expected = Some(at(trampoline.start));
-        assert_eq!(store.wasm_to_array_trampoline(present.unwrap()), expected);
+        assert_eq!(store.guest_to_host_trampoline(present.unwrap()), expected);
         assert_eq!(store.lookup_trampoline(base.as_usize() + 3, present.unwrap()), expected);
-        assert_eq!(store.wasm_to_array_trampoline(absent.unwrap()), None);
+        assert_eq!(store.guest_to_host_trampoline(absent.unwrap()), None);
         assert_eq!(store.lookup_trampoline(base.as_usize() + 3, absent.unwrap()), None);
 
         assert!(store.store_code(&foreign).is_none() && store.store_code_base(&foreign).is_none());
@@ -88,7 +86,7 @@ fn everything_is_answered_for_one_module_as_it_is_for_many() {
             let function = DefinedFunctionIndex::new(index);
             let start = module.function(function).unwrap().range().start;
             assert_eq!(with_code.function_pc(function), Some(at(start)));
-            let engine_pc = EngineCodePc::new(code.text_range().start.as_usize() + start as usize);
+            let engine_pc = EnginePc::new(code.text_range().start.as_usize() + start as usize);
             assert_eq!(with_code.translate(engine_pc), Some(at(start)));
         }
         assert_eq!(with_code.function_pc(DefinedFunctionIndex::new(2)), None);
@@ -98,7 +96,7 @@ fn everything_is_answered_for_one_module_as_it_is_for_many() {
         assert_eq!(store.store_code_mut(base).unwrap().base(), Some(base));
         let Err(StoreError::NotABase { inside, .. }) = store.store_code_mut(at(1)) else { panic!("taken for a base") };
         assert_eq!(inside, Some(text));
-        let nowhere = StoreCodePc::new(foreign.text_range().start.as_usize());
+        let nowhere = StorePc::new(foreign.text_range().start.as_usize());
         assert!(matches!(store.store_code_mut(nowhere), Err(StoreError::NotABase { inside: None, .. })));
         assert_eq!(store.all_modules().count(), if many == 0 { 1 } else { 2 });
     }
@@ -117,7 +115,7 @@ fn a_resolved_backtrace_names_calls_by_their_return_addresses() {
     let mut stack = [0_usize; 6];
     let start = (&raw const stack).expose_provenance();
     stack[..4].copy_from_slice(&[start + 16, end_of_first, start + 32, 1]);
-    let frame = Frame { pc: base + second.start as usize, sp: start, fp: start };
+    let frame = Registers { pc: base + second.start as usize, sp: start, fp: start };
     let mut backtrace: Backtrace = Backtrace::new();
     // SAFETY: the array is readable, and nobody writes to it.
     unsafe { backtrace.walk(frame, start + size_of_val(&stack)) };
@@ -127,7 +125,7 @@ fn a_resolved_backtrace_names_calls_by_their_return_addresses() {
     let strangers = ModuleRegistry::new(&engine);
     assert!(strangers.resolve(&backtrace).all(|frame| frame.is_none()));
     assert_eq!(strangers.resolve(&backtrace).count(), 2);
-    assert!(store.lookup_frame_info(end_of_first, PcKind::Faulting).is_none(), "padding");
+    assert!(store.lookup_frame_info(end_of_first, PcKind::Interrupted).is_none(), "padding");
 }
 
 #[test]
@@ -160,8 +158,8 @@ fn ids_of_types_are_an_engines_own_and_are_never_given_again() {
     assert_ne!(ids[0], ids[1]);
     let mut store = ModuleRegistry::new(&one);
     store.register_module(first_module(&codes[0])).unwrap();
-    assert!(store.wasm_to_array_trampoline(ids[0]).is_some());
-    assert_eq!(store.wasm_to_array_trampoline(ids[1]), None, "another engine's type");
+    assert!(store.guest_to_host_trampoline(ids[0]).is_some());
+    assert_eq!(store.guest_to_host_trampoline(ids[1]), None, "another engine's type");
     drop((store, codes));
     assert_eq!(one.signature_id(b"(i64) -> i64"), None);
     let again = load(&one, &image()).signature_id(SignatureIndex::new(1)).unwrap();
@@ -172,7 +170,7 @@ fn ids_of_types_are_an_engines_own_and_are_never_given_again() {
 fn patch_points_that_were_relocated_are_refused() {
     let mut image = ImageBuilder::new();
     image.text([0x90; 32]).function(0..32, None).patch(8, [0xcc; 4], [0x90; 4]);
-    let mut memory = CodeMemory::parse(&image.finish().unwrap()).unwrap();
+    let mut memory = Image::parse(&image.finish().unwrap()).unwrap();
     memory.text_mut()[9] = 0xf4;
     let error = EngineCode::new(&Engine::new(), memory.publish().unwrap()).unwrap_err();
     assert!(matches!(&error, LoadError::PatchNotInText { range } if *range == (8..12)), "{error:?}");
@@ -181,6 +179,6 @@ fn patch_points_that_were_relocated_are_refused() {
 #[test]
 fn configurations_of_equal_length_are_told_apart() {
     let image = ImageBuilder::new().configuration("fuel").finish().unwrap();
-    let memory = CodeMemory::parse(&image).unwrap().publish().unwrap();
+    let memory = Image::parse(&image).unwrap().publish().unwrap();
     assert!(EngineCode::new(&Engine::with_configuration("tail"), memory).is_err());
 }

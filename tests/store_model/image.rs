@@ -2,16 +2,16 @@
 
 use crate::random::Random;
 use std::ops::Range;
-use trapline::{
-    CodeMemory, DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleDescription, SignatureIndex, StaticModuleIndex,
-    TrapCode,
+use trapline::TrapCode;
+use trapline::image::{
+    DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ModuleDescription, ModuleIndex, SignatureIndex,
 };
 
 /// The function types that all images draw from, so that images share some.
 pub const SIGNATURES: [&str; 6] = ["() -> ()", "(i32) -> ()", "(i64) -> i64", "(f32, f64) -> ()", "", "\u{ff}\0"];
 
 #[derive(Debug, Default)]
-pub struct Image {
+pub struct Blueprint {
     /// Empty, or the serial number and whatever comes.
     pub text: Vec<u8>,
     pub modules: Vec<ModuleDescription>,
@@ -49,13 +49,13 @@ pub fn trap(text: &[u8], offset: usize) -> Option<TrapCode> {
     }
 }
 
-impl Image {
+impl Blueprint {
     /// Up to 5 modules with up to 20 functions in all, and something missing now and then.
-    pub fn random(random: &mut Random, serial: u64, configuration: &[u8]) -> Image {
+    pub fn random(random: &mut Random, serial: u64, configuration: &[u8]) -> Blueprint {
         let modules = random.below(6);
         let len = if random.once_in(8) { 0 } else { random.within(SERIAL..400) };
         let functions = if random.once_in(8) { 0 } else { random.below(21) };
-        Image::of(random, serial, configuration, modules, functions, len)
+        Blueprint::of(random, serial, configuration, modules, functions, len)
     }
 
     /// `functions` functions at most: as many as there is text for.
@@ -66,7 +66,7 @@ impl Image {
         modules: usize,
         functions: usize,
         len: usize,
-    ) -> Image {
+    ) -> Blueprint {
         let mut text: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
         if let Some(place) = text.first_chunk_mut() {
             *place = serial.to_le_bytes();
@@ -74,7 +74,7 @@ impl Image {
         let mut signatures: Vec<_> = SIGNATURES.iter().map(|signature| signature.as_bytes().to_vec()).collect();
         random.shuffle(&mut signatures);
         signatures.truncate(random.below(SIGNATURES.len() + 1));
-        let mut image = Image { text, signatures, configuration: configuration.to_vec(), ..Image::default() };
+        let mut image = Blueprint { text, signatures, configuration: configuration.to_vec(), ..Blueprint::default() };
         image.modules = (0..modules).map(|_| description(random)).collect();
         image.add_functions(random, functions);
         for offset in 0..len as u32 {
@@ -109,17 +109,17 @@ impl Image {
     /// A key that the image can have.
     fn key(&self, random: &mut Random) -> Option<FunctionKey> {
         let index = random.below(24) as u32;
-        let module = StaticModuleIndex::new(random.below(self.modules.len().max(1)) as u32);
+        let module = ModuleIndex::new(random.below(self.modules.len().max(1)) as u32);
         let function = DefinedFunctionIndex::new(random.below(12) as u32);
         match random.below(10) {
             0 if self.signatures.is_empty() => None,
             0 => {
-                Some(FunctionKey::WasmToArray { signature: SignatureIndex::new(index % self.signatures.len() as u32) })
+                Some(FunctionKey::GuestToHost { signature: SignatureIndex::new(index % self.signatures.len() as u32) })
             }
             2 if index.is_multiple_of(2) => Some(FunctionKey::Builtin { index }),
-            2 => Some(FunctionKey::Component { index }),
+            2 => Some(FunctionKey::Adapter { index }),
             _ if self.modules.is_empty() => None,
-            3 | 4 => Some(FunctionKey::ArrayToWasm { module, function }),
+            3 | 4 => Some(FunctionKey::HostToGuest { module, function }),
             _ => Some(FunctionKey::Defined { module, function }),
         }
     }
@@ -142,8 +142,8 @@ impl Image {
         }
     }
 
-    pub fn memory(&self) -> CodeMemory {
-        CodeMemory::parse(&self.file()).unwrap().publish().unwrap()
+    pub fn image(&self) -> Image {
+        Image::parse(&self.file()).unwrap().publish().unwrap()
     }
 
     fn file(&self) -> Vec<u8> {

@@ -1,32 +1,30 @@
 //! An image in an engine, as its loader remembers it.
 
-use crate::image::Image;
+use crate::image::Blueprint;
 use std::ops::Range;
-use trapline::{
-    CompiledModuleId, Component, DefinedFunctionIndex, EngineCode, EngineId, FunctionKey, Module, SignatureId,
-    SignatureIndex, StaticModuleIndex,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex, SignatureIndex};
+use trapline::store::{Component, EngineCode, EngineId, Module, ModuleId, SignatureId};
 
 /// Holds nothing alive.
 #[derive(Debug)]
 pub struct Loaded {
-    pub image: Image,
+    pub image: Blueprint,
     pub engine: EngineId,
-    pub id: CompiledModuleId,
+    pub id: ModuleId,
     pub text: Range<usize>,
-    pub modules: Vec<CompiledModuleId>,
+    pub modules: Vec<ModuleId>,
     /// Of each signature of the image.
     pub signatures: Vec<SignatureId>,
 }
 
 impl Loaded {
     /// Notes where and under which names `image` was loaded as `code`, which has to say the same about it.
-    pub fn new(image: Image, code: &EngineCode) -> Loaded {
+    pub fn new(image: Blueprint, code: &EngineCode) -> Loaded {
         let text = code.text_range().start.as_usize()..code.text_range().end.as_usize();
-        assert_eq!(code.memory().text(), image.text);
-        assert_eq!(text, code.memory().text_range());
+        assert_eq!(code.image().text(), image.text);
+        assert_eq!(text, code.image().text_range());
         assert_eq!(code.modules().len(), image.modules.len());
-        assert!(code.module(StaticModuleIndex::new(image.modules.len() as u32)).is_none());
+        assert!(code.module(ModuleIndex::new(image.modules.len() as u32)).is_none());
         for (index, module) in code.modules().enumerate() {
             check_module(&image, index as u32, &module);
         }
@@ -42,7 +40,7 @@ impl Loaded {
             image,
         };
         for &signature in &loaded.signatures {
-            let found = code.wasm_to_array_trampoline(signature).map(|pc| pc.as_usize());
+            let found = code.guest_to_host_trampoline(signature).map(|pc| pc.as_usize());
             assert_eq!(found, loaded.trampoline(signature).map(|offset| loaded.text.start + offset));
         }
         loaded
@@ -51,23 +49,23 @@ impl Loaded {
     /// The offset of the trampoline to host functions of type `signature`.
     pub fn trampoline(&self, signature: SignatureId) -> Option<usize> {
         let index = self.signatures.iter().position(|id| *id == signature)? as u32;
-        let key = FunctionKey::WasmToArray { signature: SignatureIndex::new(index) };
+        let key = FunctionKey::GuestToHost { signature: SignatureIndex::new(index) };
         Some(self.image.function(key)?.range.start as usize)
     }
 }
 
-fn check_module(image: &Image, index: u32, module: &Module) {
+fn check_module(image: &Blueprint, index: u32, module: &Module) {
     let description = &image.modules[index as usize];
-    assert_eq!(module.static_index(), StaticModuleIndex::new(index));
+    assert_eq!(module.static_index(), ModuleIndex::new(index));
     assert_eq!(module.name(), description.name.as_deref());
     assert_eq!(module.info().imported_functions(), description.imported_functions);
-    let module_index = StaticModuleIndex::new(index);
+    let module_index = ModuleIndex::new(index);
     for function in (0..13).map(DefinedFunctionIndex::new) {
         let found = module.function(function).map(|function| function.range());
         let key = FunctionKey::Defined { module: module_index, function };
         assert_eq!(found, image.function(key).map(|function| function.range.clone()));
-        let key = FunctionKey::ArrayToWasm { module: module_index, function };
-        let found = module.array_to_wasm_trampoline(function);
+        let key = FunctionKey::HostToGuest { module: module_index, function };
+        let found = module.host_to_guest_trampoline(function);
         let found = found.map(|pc| pc.offset_in(&module.engine_code().text_range()).unwrap());
         assert_eq!(found, image.function(key).map(|function| function.range.start as usize));
     }

@@ -1,12 +1,14 @@
 //! One store with ten thousand modules, and others that come and go beside it.
 
 use crate::alone;
-use crate::image::Image;
+use crate::image::Blueprint;
 use crate::loaded::Loaded;
 use crate::random::Random;
 use crate::twin::Twin;
 use std::sync::Arc;
-use trapline::{Component, Engine, EngineCode, Module, StaticModuleIndex, code_stats, lookup_code, reclaim_code};
+use trapline::image::ModuleIndex;
+use trapline::process;
+use trapline::store::{Component, Engine, EngineCode, Module};
 
 const MODULES: usize = 10_000;
 
@@ -17,15 +19,15 @@ fn load_all(engine: &Engine, random: &mut Random) -> Vec<(Arc<Loaded>, EngineCod
     while modules < MODULES {
         let serial = all.len() as u64;
         let image = match serial {
-            100 | 700 | 701 | 1_500 => Image::of(random, serial, b"", 500, 300, 8_000),
-            n if n % 8 == 0 => Image::random(random, serial, b""),
+            100 | 700 | 701 | 1_500 => Blueprint::of(random, serial, b"", 500, 300, 8_000),
+            n if n % 8 == 0 => Blueprint::random(random, serial, b""),
             _ => {
                 let modules = random.within(3..6);
-                Image::of(random, serial, b"", modules, 20, 300)
+                Blueprint::of(random, serial, b"", modules, 20, 300)
             }
         };
         modules += image.modules.len();
-        let code = EngineCode::new(engine, image.memory()).unwrap();
+        let code = EngineCode::new(engine, image.image()).unwrap();
         all.push((Arc::new(Loaded::new(image, &code)), code));
     }
     all
@@ -82,9 +84,9 @@ fn a_store_with_ten_thousand_modules_finds_every_one_while_other_stores_end() {
     let with_text = |loaded: &Loaded| !loaded.text.is_empty();
     let texts = all.iter().filter(|(loaded, _)| with_text(loaded)).count();
     let copies = private.model.images.iter().chain(&passing.model.images).filter(|placed| placed.is_private()).count();
-    assert_eq!(code_stats().live_ranges, texts + copies);
+    assert_eq!(process::stats().live_ranges, texts + copies);
     let types: Vec<_> =
-        (0..).map(trapline::SignatureIndex::new).map_while(|index| all[100].1.signature_id(index)).collect();
+        (0..).map(trapline::image::SignatureIndex::new).map_while(|index| all[100].1.signature_id(index)).collect();
     private.step(true);
     for store in [&shared, &private, &passing] {
         store.check_lists(&types);
@@ -95,7 +97,7 @@ fn a_store_with_ten_thousand_modules_finds_every_one_while_other_stores_end() {
     let gone: Vec<_> =
         passing.model.images.iter().filter(|placed| placed.is_private()).map(|placed| placed.base).collect();
     drop(passing);
-    assert!(gone.iter().all(|base| lookup_code(*base, |_| ()).is_none()));
+    assert!(gone.iter().all(|base| process::with(*base, |_| ()).is_none()));
     // From here on the stores alone keep the code.
     let unregistered =
         all.iter().filter(|(loaded, _)| shared.model.image(loaded).is_none() && with_text(loaded)).count();
@@ -108,11 +110,11 @@ fn a_store_with_ten_thousand_modules_finds_every_one_while_other_stores_end() {
     }
     drop(private);
     check_everywhere(&shared, random);
-    assert_eq!(code_stats().live_ranges, texts - unregistered);
+    assert_eq!(process::stats().live_ranges, texts - unregistered);
     let first = shared.real.all_modules().next().unwrap();
-    assert!(first.engine_code().module(StaticModuleIndex::new(500)).is_none());
+    assert!(first.engine_code().module(ModuleIndex::new(500)).is_none());
     drop(shared);
-    reclaim_code();
-    let stats = code_stats();
+    process::reclaim();
+    let stats = process::stats();
     assert_eq!((stats.live_ranges, stats.retired_ranges, stats.retired_nodes), (0, 0, 0));
 }

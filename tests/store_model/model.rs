@@ -5,9 +5,9 @@ use crate::loaded::Loaded;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use trapline::{
-    CompiledModuleId, DefinedFunctionIndex, EngineId, FunctionKey, PcKind, SignatureId, StaticModuleIndex, TrapCode,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
+use trapline::store::{EngineId, ModuleId, SignatureId};
+use trapline::{PcKind, TrapCode};
 
 pub struct Store {
     pub engine: EngineId,
@@ -17,7 +17,7 @@ pub struct Store {
     pub images: Vec<Placed>,
     /// In the order of registration: the image, and which of its modules.
     pub modules: Vec<(Arc<Loaded>, u32)>,
-    registered: BTreeSet<CompiledModuleId>,
+    registered: BTreeSet<ModuleId>,
     /// In no order.
     pub asked: Vec<Asked>,
 }
@@ -33,7 +33,7 @@ pub struct Placed {
 /// A breakpoint. Keeps nothing loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Asked {
-    pub module: CompiledModuleId,
+    pub module: ModuleId,
     pub function: DefinedFunctionIndex,
     pub offset: u32,
     /// Where it slipped to.
@@ -44,8 +44,8 @@ pub struct Asked {
 /// Everything that a frame tells.
 #[derive(Debug, PartialEq)]
 pub struct Frame {
-    pub module: CompiledModuleId,
-    pub static_index: StaticModuleIndex,
+    pub module: ModuleId,
+    pub static_index: ModuleIndex,
     pub function_index: u32,
     pub defined_index: DefinedFunctionIndex,
     pub key: FunctionKey,
@@ -79,7 +79,7 @@ impl Placed {
         let loaded = Arc::clone(&self.loaded);
         for patch in &loaded.image.patches {
             let function = loaded.image.functions.iter().find(|function| function.range.contains(&patch.offset));
-            if function.unwrap().key.module() == Some(StaticModuleIndex::new(module)) {
+            if function.unwrap().key.module() == Some(ModuleIndex::new(module)) {
                 match wanted(patch.offset) {
                     Some(true) => self.write(patch.offset, &patch.enabled),
                     Some(false) => self.write(patch.offset, &patch.disabled),
@@ -107,7 +107,7 @@ impl Store {
         self.images.iter().find(|placed| placed.loaded.id == loaded.id)
     }
 
-    fn image_mut(&mut self, id: CompiledModuleId) -> Option<&mut Placed> {
+    fn image_mut(&mut self, id: ModuleId) -> Option<&mut Placed> {
         self.images.iter_mut().find(|placed| placed.loaded.id == id)
     }
 
@@ -127,7 +127,7 @@ impl Store {
         self.apply(loaded, module, new);
     }
 
-    pub fn has_module(&self, id: CompiledModuleId) -> bool {
+    pub fn has_module(&self, id: ModuleId) -> bool {
         self.registered.contains(&id)
     }
 
@@ -156,7 +156,7 @@ impl Store {
 
     /// Where a breakpoint slips to.
     pub fn slip(loaded: &Loaded, module: u32, function: DefinedFunctionIndex, offset: u32) -> Option<u32> {
-        let key = FunctionKey::Defined { module: StaticModuleIndex::new(module), function };
+        let key = FunctionKey::Defined { module: ModuleIndex::new(module), function };
         let range = loaded.image.function(key)?.range.clone();
         let from = range.start.checked_add(offset)?;
         loaded.image.patches.iter().map(|patch| patch.offset).find(|at| (from..range.end).contains(at))
@@ -183,7 +183,7 @@ impl Store {
     }
 
     /// How often it is still set; `None` if it was not.
-    pub fn clear(&mut self, module: CompiledModuleId, function: DefinedFunctionIndex, offset: u32) -> Option<u32> {
+    pub fn clear(&mut self, module: ModuleId, function: DefinedFunctionIndex, offset: u32) -> Option<u32> {
         let same = |asked: &Asked| (asked.module, asked.function, asked.offset) == (module, function, offset);
         let at = self.asked.iter().position(same)?;
         self.asked[at].count -= 1;
@@ -198,7 +198,7 @@ impl Store {
         Some(count)
     }
 
-    fn show_one(&mut self, module: CompiledModuleId, text_offset: u32, enabled: bool) {
+    fn show_one(&mut self, module: ModuleId, text_offset: u32, enabled: bool) {
         let found = self.modules.iter().find(|(loaded, index)| loaded.modules[*index as usize] == module);
         if let Some((loaded, index)) = found {
             let (id, index) = (loaded.id, *index);
@@ -225,7 +225,7 @@ impl Store {
     }
 
     /// The module that a function or a trampoline at `pc` is of, if it is registered.
-    pub fn module_at(&self, pc: usize) -> Option<CompiledModuleId> {
+    pub fn module_at(&self, pc: usize) -> Option<ModuleId> {
         let (placed, function, ..) = self.function_at(pc)?;
         let id = placed.loaded.modules[function.key.module()?.as_u32() as usize];
         self.has_module(id).then_some(id)
@@ -249,7 +249,7 @@ impl Store {
 
     pub fn frame_at(&self, pc: usize, kind: PcKind) -> Option<Frame> {
         let pc = match kind {
-            PcKind::Faulting => pc,
+            PcKind::Interrupted => pc,
             PcKind::ReturnAddress => pc.checked_sub(1)?,
         };
         let (placed, function, place, offset) = self.function_at(pc)?;

@@ -2,18 +2,20 @@
 
 use crate::allocator::counted;
 use crate::alone;
-use crate::image::Image;
+use crate::image::Blueprint;
 use crate::loaded::Loaded;
 use crate::random::Random;
 use crate::twin::Twin;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::thread;
-use trapline::{Component, Engine, EngineCode, ModuleRegistry, PcKind, StaticModuleIndex, StoreCodePc};
+use trapline::PcKind;
+use trapline::image::ModuleIndex;
+use trapline::store::{Component, Engine, EngineCode, ModuleRegistry, StorePc};
 
 fn load(engine: &Engine, random: &mut Random, serial: u64) -> (Arc<Loaded>, EngineCode) {
-    let image = Image::of(random, serial, b"", 2, 20, 300);
-    let code = EngineCode::new(engine, image.memory()).unwrap();
+    let image = Blueprint::of(random, serial, b"", 2, 20, 300);
+    let code = EngineCode::new(engine, image.image()).unwrap();
     (Arc::new(Loaded::new(image, &code)), code)
 }
 
@@ -36,7 +38,7 @@ fn a_store_with_one_shared_module_allocates_and_frees_nothing() {
     let random = &mut Random::new(1);
     let engine = Engine::new();
     let (loaded, code) = load(&engine, random, 0);
-    let module = code.module(StaticModuleIndex::new(1)).unwrap();
+    let module = code.module(ModuleIndex::new(1)).unwrap();
     let pc = loaded.text.start;
     let run = |module| {
         let mut store = ModuleRegistry::new(&engine);
@@ -63,7 +65,7 @@ fn other_threads_that_clone_a_module_allocate_once_and_then_no_more() {
     let random = &mut Random::new(2);
     let engine = Engine::new();
     let (_, code) = load(&engine, random, 0);
-    let module = code.module(StaticModuleIndex::new(0)).unwrap();
+    let module = code.module(ModuleIndex::new(0)).unwrap();
     for _ in 0..8 {
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -84,7 +86,7 @@ fn handles_made_by_another_thread_are_registered_without_another_allocation() {
     let random = &mut Random::new(4);
     let engine = Engine::new();
     let (_, code) = load(&engine, random, 0);
-    let handles = || (code.module(StaticModuleIndex::new(0)).unwrap(), Component::new(code.clone()));
+    let handles = || (code.module(ModuleIndex::new(0)).unwrap(), Component::new(code.clone()));
     let register = |(module, component)| {
         let ((), allocations, _) = counted(|| {
             let mut store = ModuleRegistry::new(&engine);
@@ -125,7 +127,7 @@ fn lookups_in_stores_of_any_size_allocate_and_free_nothing() {
                     found[3] += usize::from(store.store_code_by_pc(pc).is_some());
                     found[4] += usize::from(signature.is_some_and(|id| store.lookup_trampoline(pc, *id).is_some()));
                 }
-                let any = placed.loaded.signatures.iter().filter_map(|id| store.wasm_to_array_trampoline(*id));
+                let any = placed.loaded.signatures.iter().filter_map(|id| store.guest_to_host_trampoline(*id));
                 found[5] += any.count();
             }
             found[6] += store.all_modules().filter(|module| store.module_by_compiled_id(module.id()).is_some()).count();
@@ -136,7 +138,7 @@ fn lookups_in_stores_of_any_size_allocate_and_free_nothing() {
         assert_eq!((allocations, frees), (0, 0), "{count} images, debugging: {debugging}");
         assert!(found[..4].iter().chain(&found[6..]).all(|found| *found > 0), "{found:?}");
         assert!(count == 1 || found[4] > 0 && found[5] > 0, "{found:?}");
-        let base = StoreCodePc::new(twin.model.images[count - 1].base);
+        let base = StorePc::new(twin.model.images[count - 1].base);
         let (_, allocations, frees) = counted(|| twin.real.store_code_mut(base).map(|_| ()).unwrap());
         assert_eq!((allocations, frees), (0, 0));
     }

@@ -1,7 +1,7 @@
 //! When there is no memory: what needs some fails and changes nothing, what takes away succeeds.
 
 use crate::allocator::{bytes_held, with_allocations};
-use crate::image::Image;
+use crate::image::Blueprint;
 use crate::loaded::Loaded;
 use crate::random::Random;
 use crate::twin::Twin;
@@ -9,10 +9,9 @@ use crate::{alone, image};
 
 use std::sync::Arc;
 use std::thread;
-use trapline::{
-    BreakpointError, Component, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, LoadError, Module,
-    RegisterError, StaticModuleIndex, StoreError, code_stats, reclaim_code, register_code,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
+use trapline::store::{BreakpointError, Component, Engine, EngineCode, LoadError, Module, StoreError};
+use trapline::{RegisterError, process};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Operation {
@@ -42,13 +41,13 @@ struct Stage {
 impl Stage {
     fn set(scene: Scene, random: &mut Random) -> Stage {
         // The first registration of a process has more to set up; `CodeRegistry` says what aborts then.
-        drop(EngineCode::new(&Engine::new(), Image::of(random, 0, b"", 1, 1, 8).memory()));
+        drop(EngineCode::new(&Engine::new(), Blueprint::of(random, 0, b"", 1, 1, 8).image()));
         let engine = Engine::new();
         let mut store = Twin::new(&engine, scene.debugging);
         let mut all = Vec::new();
         for serial in 0..scene.images {
-            let image = Image::of(random, serial as u64, b"", 3, 10, 200);
-            let code = EngineCode::new(&engine, image.memory()).unwrap();
+            let image = Blueprint::of(random, serial as u64, b"", 3, 10, 200);
+            let code = EngineCode::new(&engine, image.image()).unwrap();
             let loaded = Arc::new(Loaded::new(image, &code));
             store.register_module(&loaded, module(&code, 0));
             all.push((loaded, code));
@@ -66,15 +65,15 @@ impl Stage {
 }
 
 fn module(code: &EngineCode, index: u32) -> Module {
-    code.module(StaticModuleIndex::new(index)).unwrap()
+    code.module(ModuleIndex::new(index)).unwrap()
 }
 
 /// A new image with trampolines, patches and types of its own.
-fn rich(random: &mut Random, functions: usize) -> Image {
+fn rich(random: &mut Random, functions: usize) -> Blueprint {
     loop {
-        let image = Image::of(random, 1_000, b"", 4, functions, 40 * functions);
+        let image = Blueprint::of(random, 1_000, b"", 4, functions, 40 * functions);
         let trampolines =
-            image.functions.iter().filter(|function| matches!(function.key, FunctionKey::WasmToArray { .. }));
+            image.functions.iter().filter(|function| matches!(function.key, FunctionKey::GuestToHost { .. }));
         if trampolines.count() > 1 && breakpoint(&image).is_some() {
             return image;
         }
@@ -82,11 +81,11 @@ fn rich(random: &mut Random, functions: usize) -> Image {
 }
 
 /// A function of module 1 with a patch point.
-fn breakpoint(image: &Image) -> Option<DefinedFunctionIndex> {
+fn breakpoint(image: &Blueprint) -> Option<DefinedFunctionIndex> {
     image.functions.iter().find_map(|function| match function.key {
         FunctionKey::Defined { module, function: index } => {
             let point = image.patches.iter().any(|patch| function.range.contains(&patch.offset));
-            (module == StaticModuleIndex::new(1) && point).then_some(index)
+            (module == ModuleIndex::new(1) && point).then_some(index)
         }
         _ => None,
     })
@@ -101,7 +100,7 @@ fn perform(scene: Scene, allocations: usize) -> bool {
     if scene.operation == Operation::Load {
         return load(&stage, image, allocations, random);
     }
-    let code = EngineCode::new(&stage.engine, image.memory()).unwrap();
+    let code = EngineCode::new(&stage.engine, image.image()).unwrap();
     let loaded = Arc::new(Loaded::new(image, &code));
     let function = breakpoint(&loaded.image).unwrap();
     match scene.operation {
@@ -118,7 +117,7 @@ fn perform(scene: Scene, allocations: usize) -> bool {
         _ => {}
     }
     stage.all.push((Arc::clone(&loaded), code.clone()));
-    let live = code_stats().live_ranges;
+    let live = process::stats().live_ranges;
     let (one, component) = (module(&code, 1), Component::new(code.clone()));
     let real = &mut stage.store.real;
     let result = with_allocations(allocations, || match scene.operation {
@@ -137,7 +136,7 @@ fn perform(scene: Scene, allocations: usize) -> bool {
         }
         Err(out_of_memory) => {
             assert!(out_of_memory, "another error");
-            assert_eq!(code_stats().live_ranges, live);
+            assert_eq!(process::stats().live_ranges, live);
             stage.check(random);
             true
         }
@@ -157,7 +156,7 @@ fn perform(scene: Scene, allocations: usize) -> bool {
 
 /// Bytes that this thread allocated, but for the nodes of the process-wide registry.
 fn bytes_of_others() -> isize {
-    let stats = code_stats();
+    let stats = process::stats();
     bytes_held() - (stats.live_bytes + stats.retired_bytes + stats.spare_bytes) as isize
 }
 
@@ -172,22 +171,22 @@ fn load_refused(error: &LoadError) -> bool {
     matches!(error, LoadError::OutOfMemory { bytes: 1.. } | LoadError::Register(RegisterError::OutOfMemory { .. }))
 }
 
-fn load(stage: &Stage, image: Image, allocations: usize, random: &mut Random) -> bool {
+fn load(stage: &Stage, image: Blueprint, allocations: usize, random: &mut Random) -> bool {
     let ids = || image::SIGNATURES.map(|signature| stage.engine.signature_id(signature.as_bytes()));
-    let (live, types) = (code_stats().live_ranges, ids());
-    let memory = image.memory();
+    let (live, types) = (process::stats().live_ranges, ids());
+    let memory = image.image();
     let (was_refused, code) = match with_allocations(allocations, || EngineCode::new(&stage.engine, memory)) {
         Ok(code) => (false, code),
         Err(error) if load_refused(&error) => {
-            assert_eq!((code_stats().live_ranges, ids()), (live, types));
-            (true, EngineCode::new(&stage.engine, image.memory()).unwrap())
+            assert_eq!((process::stats().live_ranges, ids()), (live, types));
+            (true, EngineCode::new(&stage.engine, image.image()).unwrap())
         }
         Err(other) => panic!("{other}"),
     };
     Loaded::new(image, &code);
-    assert_eq!(code_stats().live_ranges, live + 1);
+    assert_eq!(process::stats().live_ranges, live + 1);
     drop(code);
-    assert_eq!((code_stats().live_ranges, ids()), (live, types), "a type was forgotten, or not");
+    assert_eq!((process::stats().live_ranges, ids()), (live, types), "a type was forgotten, or not");
     stage.check(random);
     was_refused
 }
@@ -207,7 +206,7 @@ fn end(stage: Stage, code: EngineCode) {
         }
         drop(store);
         drop((all, code));
-        reclaim_code();
+        process::reclaim();
     });
     assert!(image::SIGNATURES.iter().all(|signature| engine.signature_id(signature.as_bytes()).is_none()));
 }
@@ -228,7 +227,7 @@ fn every_allocation_fails(operation: Operation, debugging: bool) -> usize {
             refused
         };
         let refused = (0..).take_while(refused).count();
-        assert_eq!(code_stats().live_ranges, 0, "something stayed behind");
+        assert_eq!(process::stats().live_ranges, 0, "something stayed behind");
         refused
     });
     println!("{operation:?}, debugging: {debugging}: {refused:?}");
@@ -244,38 +243,38 @@ fn loading_an_image_without_memory_changes_nothing() {
 #[test]
 fn loading_code_in_an_arc_of_its_owners_without_memory_changes_nothing() {
     let _alone = alone();
-    let memory = Arc::new(rich(&mut Random::new(3), 12).memory());
+    let memory = Arc::new(rich(&mut Random::new(3), 12).image());
     let engine = Engine::new();
     drop(EngineCode::new(&engine, Arc::clone(&memory)).unwrap());
     let load = || EngineCode::new(&engine, Arc::clone(&memory));
     assert!(crate::allocator::every_allocation_fails(load, load_refused) > 8);
-    assert_eq!((Arc::strong_count(&memory), code_stats().live_ranges), (1, 0));
+    assert_eq!((Arc::strong_count(&memory), process::stats().live_ranges), (1, 0));
 }
 
 #[test]
 fn registering_code_without_memory_changes_nothing() {
     let _alone = alone();
-    let memory = Arc::new(rich(&mut Random::new(3), 12).memory());
-    drop(register_code(Arc::clone(&memory)).unwrap());
-    reclaim_code();
-    let register = || register_code(Arc::clone(&memory));
+    let memory = Arc::new(rich(&mut Random::new(3), 12).image());
+    drop(process::register(Arc::clone(&memory)).unwrap());
+    process::reclaim();
+    let register = || process::register(Arc::clone(&memory));
     let refused = |error: &RegisterError| matches!(error, RegisterError::OutOfMemory { range, .. } if *range == memory.text_range());
     assert!(crate::allocator::every_allocation_fails(register, refused) >= 1);
-    reclaim_code();
-    assert_eq!((Arc::strong_count(&memory), code_stats().live_ranges), (1, 0));
+    process::reclaim();
+    assert_eq!((Arc::strong_count(&memory), process::stats().live_ranges), (1, 0));
 }
 
 #[test]
 fn a_foreign_image_is_refused_without_memory_too() {
     let _alone = alone();
     let engine = Engine::with_configuration("fuel");
-    let memory = Arc::new(Image::of(&mut Random::new(0), 0, b"epochs", 1, 5, 100).memory());
+    let memory = Arc::new(Blueprint::of(&mut Random::new(0), 0, b"epochs", 1, 5, 100).image());
     let load = || match EngineCode::new(&engine, Arc::clone(&memory)) {
         Err(LoadError::ForeignConfiguration { .. }) => Ok(()),
         other => other.map(|_| panic!("a foreign image was loaded")),
     };
     assert_eq!(crate::allocator::every_allocation_fails(load, load_refused), 3);
-    assert_eq!(code_stats().live_ranges, 0);
+    assert_eq!(process::stats().live_ranges, 0);
 }
 
 #[test]
@@ -310,7 +309,7 @@ fn setting_a_breakpoint_without_memory_changes_nothing() {
 fn a_module_is_cloned_without_memory_by_any_thread() {
     let _alone = alone();
     let engine = Engine::new();
-    let code = EngineCode::new(&engine, rich(&mut Random::new(3), 12).memory()).unwrap();
+    let code = EngineCode::new(&engine, rich(&mut Random::new(3), 12).image()).unwrap();
     let module = module(&code, 0);
     thread::scope(|scope| {
         // Far from the first lane, and from each other.
@@ -325,5 +324,5 @@ fn a_module_is_cloned_without_memory_by_any_thread() {
         }
     });
     drop((module, code));
-    assert_eq!(code_stats().live_ranges, 0);
+    assert_eq!(process::stats().live_ranges, 0);
 }

@@ -1,15 +1,14 @@
 //! Random operations on images and stores, and every answer compared.
 
 use crate::alone;
-use crate::image::{Image, SIGNATURES};
+use crate::image::{Blueprint, SIGNATURES};
 use crate::loaded::Loaded;
 use crate::random::Random;
 use crate::twin::Twin;
 use std::sync::{Arc, Weak};
-use trapline::{
-    CodeMemory, Component, DefinedFunctionIndex, Engine, EngineCode, FunctionKey, LoadError, Module,
-    RegisteredModuleId, SignatureId, StaticModuleIndex, code_stats, lookup_code, lookup_trap_code, reclaim_code,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, Image, ModuleIndex};
+use trapline::process;
+use trapline::store::{Component, Engine, EngineCode, LoadError, Module, RegisteredModuleId, SignatureId};
 
 /// What keeps an image loaded, besides stores.
 enum Handle {
@@ -41,7 +40,7 @@ struct World {
     ids: Vec<RegisteredModuleId>,
     types: Vec<(usize, SignatureId, &'static str)>,
     /// Every text that was mapped.
-    memories: Vec<Weak<CodeMemory>>,
+    memories: Vec<Weak<Image>>,
     /// How many images and modules came and went.
     modules: usize,
     private_copies: usize,
@@ -78,7 +77,7 @@ impl World {
                 self.stores.push(Twin::new(engine, cfg!(unix) && !random.once_in(3)));
             }
             37..40 if !self.stores.is_empty() => drop(self.stores.swap_remove(random.below(self.stores.len()))),
-            40..42 => reclaim_code(),
+            40..42 => process::reclaim(),
             _ => (0..3).for_each(|_| self.act_on_store(random)),
         }
     }
@@ -86,16 +85,16 @@ impl World {
     fn load(&mut self, random: &mut Random) {
         let configuration = CONFIGURATIONS[random.below(2)].as_bytes();
         let engine = self.engines[random.below(3)].clone();
-        let image = Image::random(random, self.loaded.len() as u64, configuration);
-        let before = code_stats().live_ranges;
-        match EngineCode::new(&engine, image.memory()) {
+        let image = Blueprint::random(random, self.loaded.len() as u64, configuration);
+        let before = process::stats().live_ranges;
+        match EngineCode::new(&engine, image.image()) {
             Ok(code) => {
                 assert_eq!(engine.configuration(), configuration);
                 let loaded = Arc::new(Loaded::new(image, &code));
                 let old = self.loaded.iter().flat_map(|old| old.modules.iter().chain([&old.id]));
                 let new: Vec<_> = loaded.modules.iter().chain([&loaded.id]).copied().collect();
                 assert!(old.into_iter().all(|id| !new.contains(id)), "a name was given twice");
-                self.memories.push(Arc::downgrade(code.memory()));
+                self.memories.push(Arc::downgrade(code.image()));
                 self.modules += loaded.modules.len();
                 self.loaded.push(Arc::clone(&loaded));
                 self.handles.push((loaded, Handle::Code(code)));
@@ -103,7 +102,7 @@ impl World {
             Err(LoadError::ForeignConfiguration { image, engine: theirs }) => {
                 assert_eq!((&*image, &*theirs), (configuration, engine.configuration()));
                 assert_ne!(image, theirs);
-                assert_eq!(code_stats().live_ranges, before);
+                assert_eq!(process::stats().live_ranges, before);
             }
             Err(other) => panic!("{other}"),
         }
@@ -161,7 +160,7 @@ impl World {
             }
         };
         let (loaded, copies) = (Arc::clone(loaded), store.model.images.len());
-        let index = StaticModuleIndex::new(random.below(loaded.modules.len().max(1)) as u32);
+        let index = ModuleIndex::new(random.below(loaded.modules.len().max(1)) as u32);
         let module = code.module(index);
         match (random.below(10), module) {
             (0 | 1, _) => store.register_component(&loaded, Component::new(code)),
@@ -205,10 +204,10 @@ impl World {
             self.check_process(self.some_pc(random));
         }
         let live = self.live();
-        assert_eq!(code_stats().live_ranges, live.len(), "code that nobody holds is registered, or the reverse");
+        assert_eq!(process::stats().live_ranges, live.len(), "code that nobody holds is registered, or the reverse");
         for (_, handle) in &self.handles {
             let loaded = self.loaded.iter().find(|loaded| loaded.id == Component::new(handle.code().clone()).id());
-            assert_eq!(handle.code().memory().text(), loaded.unwrap().image.text, "the engine's copy was written");
+            assert_eq!(handle.code().image().text(), loaded.unwrap().image.text, "the engine's copy was written");
         }
     }
 
@@ -234,16 +233,16 @@ impl World {
 
     fn check_process(&self, pc: usize) {
         let expected = self.live().into_iter().find(|(range, ..)| range.contains(&pc));
-        let found = lookup_code(pc, |found| {
+        let found = process::with(pc, |found| {
             let code = found.payload();
-            (found.range(), code.is_private(), code.memory().text_range(), found.offset())
+            (found.range(), code.is_private(), code.image().text_range(), found.offset())
         });
         let expected_code = expected
             .clone()
             .map(|(range, private, loaded)| (range.clone(), private, loaded.text.clone(), pc - range.start));
         assert_eq!(found, expected_code, "{pc:#x}");
         let trap = expected.and_then(|(range, _, loaded)| crate::image::trap(&loaded.image.text, pc - range.start));
-        assert_eq!(lookup_trap_code(pc), trap, "{pc:#x}");
+        assert_eq!(process::trap_code(pc), trap, "{pc:#x}");
     }
 
     /// A type has an id while code has the type, and no id is ever that of two types.
@@ -289,7 +288,7 @@ fn breakpoint(loaded: &Loaded, code: &EngineCode, random: &mut Random) -> Option
 #[test]
 fn whatever_is_done_to_stores_they_answer_as_lists_would() {
     let _alone = alone();
-    let baseline = code_stats().live_ranges;
+    let baseline = process::stats().live_ranges;
     assert_eq!(baseline, 0);
     let (mut modules, mut copies, mut frames) = (0, 0, 0);
     let seeds = std::env::var("STORE_MODEL_SEEDS").map_or(150, |seeds| seeds.parse().unwrap());
@@ -322,9 +321,9 @@ fn whatever_is_done_to_stores_they_answer_as_lists_would() {
         }
         let memories = std::mem::take(&mut world.memories);
         drop(world);
-        reclaim_code();
+        process::reclaim();
         assert!(memories.iter().all(|memory| memory.upgrade().is_none()), "a text is still mapped");
-        let stats = code_stats();
+        let stats = process::stats();
         assert_eq!((stats.live_ranges, stats.retired_ranges, stats.retired_nodes), (0, 0, 0));
     }
     println!("{modules} modules loaded, {copies} private copies made, {frames} pcs of modules at the ends");

@@ -2,7 +2,7 @@
 //! the handler looks up what is there, what was, and what is just leaving.
 
 use crate::alone;
-use crate::image::{Image, SERIAL, SIGNATURES, trap};
+use crate::image::{Blueprint, SERIAL, SIGNATURES, trap};
 use crate::loaded::Loaded;
 use crate::random::Random;
 use crate::twin::{Twin, bytes_at};
@@ -12,10 +12,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
-use trapline::{
-    CodeId, CodeMemory, Component, DefinedFunctionIndex, Engine, EngineCode, Found, FunctionKey, RegisteredCode,
-    code_stats, lookup_code, lookup_trap_code, reclaim_code,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, Image};
+use trapline::process::RegisteredText;
+use trapline::store::{Component, Engine, EngineCode};
+use trapline::{CodeId, Found, process};
 
 const THREADS: usize = 4;
 const POOL: usize = 24;
@@ -43,8 +43,9 @@ const GONE: u8 = 2;
 impl Record {
     /// Of the code at `base`, which is registered.
     fn of(base: usize, loaded: &Loaded) -> &'static Record {
-        let (id, range, private) = lookup_code(base, |found| (found.id(), found.range(), found.payload().is_private()))
-            .expect("registered code is found");
+        let (id, range, private) =
+            process::with(base, |found| (found.id(), found.range(), found.payload().is_private()))
+                .expect("registered code is found");
         assert_eq!((range.start, range.len(), private), (base, loaded.text.len(), base != loaded.text.start));
         let serial = serial(&loaded.image.text).unwrap();
         Box::leak(Box::new(Record { range, id, serial, private, state: AtomicU8::new(LIVE) }))
@@ -91,14 +92,14 @@ extern "C" fn sample(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
 
 fn look(record: &Record, pc: usize) {
     let before = record.state.load(Ordering::SeqCst);
-    let found = lookup_code(pc, |found| (found.id() == record.id, is_itself(found, pc, record)));
+    let found = process::with(pc, |found| (found.id() == record.id, is_itself(found, pc, record)));
     let after = record.state.load(Ordering::SeqCst);
     let wrong = match found {
         Some((_, false)) => true,
         Some((true, _)) => before == GONE,
         _ => after == LIVE,
     };
-    let site = lookup_trap_code(pc).is_some();
+    let site = process::trap_code(pc).is_some();
     if wrong {
         count(&WRONG);
     }
@@ -117,11 +118,11 @@ fn look(record: &Record, pc: usize) {
 }
 
 /// Whether what was found is in itself what its text says, and the record's if it has the record's id.
-fn is_itself(found: Found<'_, RegisteredCode>, pc: usize, record: &Record) -> bool {
+fn is_itself(found: Found<'_, RegisteredText>, pc: usize, record: &Record) -> bool {
     // Time for its owner, on another thread, to drop and reclaim it.
     (0..200).for_each(|_| std::hint::spin_loop());
     let (code, range) = (found.payload(), found.range());
-    let text = code.memory().text();
+    let text = code.image().text();
     // SAFETY: what was found stays mapped; its serial number is never written.
     let first: [u8; SERIAL] =
         unsafe { array::from_fn(|i| ptr::with_exposed_provenance::<u8>(range.start + i).read_volatile()) };
@@ -130,7 +131,7 @@ fn is_itself(found: Found<'_, RegisteredCode>, pc: usize, record: &Record) -> bo
         && found.offset() == pc - range.start
         && code.text_range() == range
         && text.starts_with(&first)
-        && code.is_private() != (code.memory().text_range() == range)
+        && code.is_private() != (code.image().text_range() == range)
         && code.trap_code(found.offset()) == trap(text, found.offset())
         && (same || found.id() != record.id)
 }
@@ -150,7 +151,7 @@ struct Shared {
     engines: [Engine; 2],
     pool: Mutex<Vec<Pooled>>,
     /// Everything that was ever mapped.
-    memories: Mutex<Vec<Weak<CodeMemory>>>,
+    memories: Mutex<Vec<Weak<Image>>>,
     serial: AtomicU64,
     modules: AtomicUsize,
     copies: AtomicUsize,
@@ -165,9 +166,9 @@ struct Pooled {
 
 impl Shared {
     fn load(&self, random: &mut Random) -> Pooled {
-        let image = Image::random(random, self.serial.fetch_add(1, Ordering::Relaxed), b"");
-        let code = EngineCode::new(&self.engines[random.below(2)], image.memory()).unwrap();
-        self.memories.lock().unwrap().push(Arc::downgrade(code.memory()));
+        let image = Blueprint::random(random, self.serial.fetch_add(1, Ordering::Relaxed), b"");
+        let code = EngineCode::new(&self.engines[random.below(2)], image.image()).unwrap();
+        self.memories.lock().unwrap().push(Arc::downgrade(code.image()));
         let loaded = Arc::new(Loaded::new(image, &code));
         self.modules.fetch_add(loaded.modules.len(), Ordering::Relaxed);
         let record = (!loaded.text.is_empty()).then(|| Record::of(loaded.text.start, &loaded));
@@ -222,7 +223,7 @@ fn work(thread: usize, shared: &Shared, over: &AtomicBool, steps: &AtomicUsize) 
                 let engine = &shared.engines[random.below(2)];
                 stores.push(Debugged { twin: Twin::new(engine, random.once_in(2)), records: Vec::new() });
             }
-            5 if random.once_in(4) => reclaim_code(),
+            5 if random.once_in(4) => process::reclaim(),
             _ => {
                 if let Some(which) = (!stores.is_empty()).then(|| random.below(stores.len())) {
                     act(&mut stores[which], thread, shared, random);
@@ -265,7 +266,7 @@ fn act(store: &mut Debugged, thread: usize, shared: &Shared, random: &mut Random
         (_, None) => {}
     }
     for placed in &twin.model.images[before..] {
-        assert!(placed.text.is_empty() || lookup_code(placed.base, |_| ()).is_some());
+        assert!(placed.text.is_empty() || process::with(placed.base, |_| ()).is_some());
         if placed.is_private() {
             let record = Record::of(placed.base, &placed.loaded);
             record.show(POOL + thread * SHOWN + random.below(SHOWN));
@@ -288,7 +289,7 @@ fn act(store: &mut Debugged, thread: usize, shared: &Shared, random: &mut Random
 #[test]
 fn stores_on_many_threads_and_handlers_among_them_get_right_answers() {
     let _alone = alone();
-    assert_eq!(code_stats().live_ranges, 0);
+    assert_eq!(process::stats().live_ranges, 0);
     handle();
     const SIGNALS: usize = 1_000;
     const STEPS: usize = 4_000;
@@ -358,7 +359,7 @@ fn stores_on_many_threads_and_handlers_among_them_get_right_answers() {
     assert!(n(&HITS) > 8_000 && n(&PRIVATE) > 1_000 && n(&MISSES) > 1_000, "too few lookups to show anything");
     let Shared { engines, pool, memories, .. } = shared;
     let pool = pool.into_inner().unwrap();
-    assert_eq!(code_stats().live_ranges, pool.iter().filter(|pooled| pooled.record.is_some()).count());
+    assert_eq!(process::stats().live_ranges, pool.iter().filter(|pooled| pooled.record.is_some()).count());
     for pooled in &pool[..STABLE] {
         // SAFETY: still loaded.
         assert_eq!(unsafe { bytes_at(pooled.loaded.text.clone()) }, pooled.loaded.image.text);
@@ -368,8 +369,8 @@ fn stores_on_many_threads_and_handlers_among_them_get_right_answers() {
     for signature in SIGNATURES {
         assert!(engines.iter().all(|engine| engine.signature_id(signature.as_bytes()).is_none()));
     }
-    reclaim_code();
-    let stats = code_stats();
+    process::reclaim();
+    let stats = process::stats();
     assert_eq!((stats.live_ranges, stats.retired_ranges, stats.retired_nodes), (0, 0, 0));
     assert!(memories.into_inner().unwrap().iter().all(|memory| memory.upgrade().is_none()), "a text is still mapped");
 }

@@ -5,10 +5,11 @@ use crate::model::{Asked, Frame, Placed, Store};
 use crate::random::Random;
 use std::ops::Range;
 use std::sync::Arc;
-use trapline::{
-    Breakpoint, BreakpointError, CompiledModuleId, Component, DefinedFunctionIndex, Engine, EngineCode, EngineCodePc,
-    FrameInfo, Module, ModuleRegistry, ModuleWithCode, PatchError, PcKind, RegisteredModuleId, SignatureId,
-    StoreCodePc, StoreError,
+use trapline::PcKind;
+use trapline::image::DefinedFunctionIndex;
+use trapline::store::{
+    Breakpoint, BreakpointError, Component, Engine, EngineCode, EnginePc, FrameInfo, Module, ModuleId, ModuleRegistry,
+    ModuleWithCode, PatchError, RegisteredModuleId, SignatureId, StoreError, StorePc,
 };
 
 pub struct Twin {
@@ -55,7 +56,7 @@ impl Twin {
                     self.model.add_module(loaded, index);
                 }
                 let placed = self.model.image(loaded).unwrap();
-                assert_eq!(base.map(StoreCodePc::as_usize), (!placed.text.is_empty()).then_some(placed.base));
+                assert_eq!(base.map(StorePc::as_usize), (!placed.text.is_empty()).then_some(placed.base));
             }
             Err(error) => self.refused_as_foreign(loaded, &error),
         }
@@ -75,10 +76,7 @@ impl Twin {
         }
         self.model.add_image(loaded, range.start);
         assert_eq!(self.model.image(loaded).unwrap().base, range.start, "an image that was there has moved");
-        assert_eq!(
-            self.real.store_code_base(code).map(StoreCodePc::as_usize),
-            (!range.is_empty()).then_some(range.start)
-        );
+        assert_eq!(self.real.store_code_base(code).map(StorePc::as_usize), (!range.is_empty()).then_some(range.start));
     }
 
     #[track_caller]
@@ -113,7 +111,7 @@ impl Twin {
         }
     }
 
-    pub fn clear_breakpoint(&mut self, module: CompiledModuleId, function: DefinedFunctionIndex, offset: u32) {
+    pub fn clear_breakpoint(&mut self, module: ModuleId, function: DefinedFunctionIndex, offset: u32) {
         let left = self.model.clear(module, function, offset);
         match self.real.clear_breakpoint(module, function, offset) {
             Ok(count) => assert_eq!(Some(count), left),
@@ -141,7 +139,7 @@ impl Twin {
         let placed = self.model.image(loaded).unwrap();
         let patch = &loaded.image.patches[patch];
         let bytes = if enabled { &patch.enabled } else { &patch.disabled };
-        let mut code = self.real.store_code_mut(StoreCodePc::new(placed.base)).unwrap();
+        let mut code = self.real.store_code_mut(StorePc::new(placed.base)).unwrap();
         match code.patch(patch.offset as usize, bytes) {
             Ok(()) => {
                 assert!(placed.is_private());
@@ -158,12 +156,12 @@ impl Twin {
         assert_eq!(code, self.model.image_at(pc).map(|(placed, offset)| (placed.range(), offset)), "code at {pc:#x}");
         assert_eq!(self.real.lookup_trap_code(pc), self.model.trap_at(pc), "trap at {pc:#x}");
         assert_eq!(self.real.lookup_module(pc).map(Module::id), self.model.module_at(pc), "module at {pc:#x}");
-        for kind in [PcKind::Faulting, PcKind::ReturnAddress] {
+        for kind in [PcKind::Interrupted, PcKind::ReturnAddress] {
             let real = self.real.lookup_frame_info(pc, kind).map(|(frame, with_code)| self.frame(&frame, with_code));
             assert_eq!(real, self.model.frame_at(pc, kind), "{kind:?} at {pc:#x}");
         }
         for &signature in signatures {
-            let real = self.real.lookup_trampoline(pc, signature).map(StoreCodePc::as_usize);
+            let real = self.real.lookup_trampoline(pc, signature).map(StorePc::as_usize);
             assert_eq!(real, self.model.trampoline_at(pc, signature), "trampoline for {signature:?} from {pc:#x}");
         }
     }
@@ -174,7 +172,7 @@ impl Twin {
         assert_eq!(with_code.module().id(), frame.module().id());
         assert_eq!(with_code.function_pc(frame.defined_index()), code.pc(function.range().start as usize));
         let in_engine = frame.module().engine_code().text_range().start.as_usize() + frame.text_offset() as usize;
-        assert_eq!(with_code.translate(EngineCodePc::new(in_engine)), code.pc(frame.text_offset() as usize));
+        assert_eq!(with_code.translate(EnginePc::new(in_engine)), code.pc(frame.text_offset() as usize));
         assert_eq!(frame.function_name(), function.name());
         Frame {
             module: frame.module().id(),
@@ -211,7 +209,7 @@ impl Twin {
         let model: Vec<_> = modules.map(|(loaded, index)| loaded.modules[*index as usize]).collect();
         assert_eq!(real, model, "modules, in order");
         for &signature in signatures {
-            let real = self.real.wasm_to_array_trampoline(signature).map(StoreCodePc::as_usize);
+            let real = self.real.guest_to_host_trampoline(signature).map(StorePc::as_usize);
             assert_eq!(real, self.model.trampolines(signature).first().copied(), "{signature:?}");
         }
         let real: Vec<_> = self.real.breakpoints().map(as_asked).collect();
@@ -249,7 +247,7 @@ impl Twin {
     /// What is a base, and what is not.
     pub fn check_base(&mut self, pc: usize) {
         let model = self.model.image_at(pc).map(|(placed, offset)| (placed.range(), offset));
-        match (self.real.store_code_mut(StoreCodePc::new(pc)), model) {
+        match (self.real.store_code_mut(StorePc::new(pc)), model) {
             (Ok(code), Some((range, 0))) => assert_eq!(addresses(code.text_range()), range),
             (Err(StoreError::NotABase { pc: named, inside }), model) => {
                 assert_eq!((named.as_usize(), inside.map(addresses)), (pc, model.clone().map(|(range, _)| range)));
@@ -265,7 +263,7 @@ fn as_asked(set: Breakpoint) -> Asked {
     Asked { module, function, offset, text_offset, count }
 }
 
-fn addresses(range: Range<StoreCodePc>) -> Range<usize> {
+fn addresses(range: Range<StorePc>) -> Range<usize> {
     range.start.as_usize()..range.end.as_usize()
 }
 

@@ -9,7 +9,8 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context as CodegenContext, FinalizedRelocTarget};
 use cranelift_frontend::FunctionBuilderContext;
 use std::error::Error;
-use trapline::{ImageBuilder, TrapCode};
+use trapline::TrapCode;
+use trapline::image::ImageBuilder;
 
 /// Where one function lies in its image's text, in bytes.
 #[derive(Clone, Copy, Debug)]

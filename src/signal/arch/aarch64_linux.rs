@@ -18,7 +18,7 @@
 //! with `bti c` (written as the hint that older assemblers and processors know), and `land` is reached as if by no
 //! branch at all. Return addresses are not signed here, and signed ones in skipped frames are never used.
 
-use crate::handler::walk::Frame;
+use crate::handler::walk::Registers;
 use std::arch::naked_asm;
 use std::ffi::c_void;
 
@@ -65,12 +65,12 @@ macro_rules! cfi_saved {
 /// # Safety
 ///
 /// `context` is the third argument of a handler installed with `SA_SIGINFO`.
-pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Frame {
+pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Registers {
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: the caller passes what the kernel built.
     unsafe {
         let registers = &(*context).uc_mcontext;
-        Frame { pc: registers.pc as usize, sp: registers.sp as usize, fp: registers.regs[29] as usize }
+        Registers { pc: registers.pc as usize, sp: registers.sp as usize, fp: registers.regs[29] as usize }
     }
 }
 

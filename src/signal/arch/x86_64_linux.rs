@@ -13,7 +13,7 @@
 //! [`land`] is reached with the stack pointer of that frame and nothing else: every other register, the floating-point
 //! state and the flags other than those that [`redirect`] clears are whatever the trapped code left.
 
-use crate::handler::walk::Frame;
+use crate::handler::walk::Registers;
 use std::arch::{asm, naked_asm};
 use std::ffi::c_void;
 
@@ -38,12 +38,12 @@ pub(in crate::signal) fn stop_alignment_checks() {
 /// # Safety
 ///
 /// `context` is the third argument of a handler installed with `SA_SIGINFO`.
-pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Frame {
+pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Registers {
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: the caller passes what the kernel built. The registers' names are constants within the array.
     unsafe {
         let registers = &(*context).uc_mcontext.gregs;
-        Frame {
+        Registers {
             pc: registers[libc::REG_RIP as usize] as usize,
             sp: registers[libc::REG_RSP as usize] as usize,
             fp: registers[libc::REG_RBP as usize] as usize,

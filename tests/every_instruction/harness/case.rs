@@ -9,7 +9,8 @@ use super::writer::{self, range};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use trapline::{CodeMemory, CodeRegistration, Registration};
+use trapline::image::Image;
+use trapline::{Registration, process};
 
 /// Functions, since handlers and another thread call them.
 #[derive(Clone, Copy)]
@@ -88,7 +89,7 @@ fn look_locally(pc: usize) -> Option<u64> {
 }
 
 fn look_globally(pc: usize) -> Option<u64> {
-    trapline::lookup_code(pc, |found| {
+    trapline::process::with(pc, |found| {
         let first = world::code_identity(&found);
         std::hint::spin_loop();
         if first == world::code_identity(&found) { first } else { u64::MAX - 1 }
@@ -198,17 +199,17 @@ pub const MAPPED: Case = Case {
     between: look_at_new_code,
 };
 
-static CODE: Mutex<Option<(CodeRegistration, Arc<CodeMemory>)>> = Mutex::new(None);
+static CODE: Mutex<Option<(process::Registration, Arc<Image>)>> = Mutex::new(None);
 static PC: AtomicUsize = AtomicUsize::new(0);
 
 /// Unregisters the code, which unmaps it once nobody sees it, and publishes other code, at the same address if free.
 fn publish_elsewhere() {
     let mut code = CODE.lock().expect("no panics");
     drop(code.take());
-    trapline::reclaim_code();
+    trapline::process::reclaim();
     let who = NEXT.fetch_add(1, Ordering::Relaxed);
     let memory = world::image(who);
-    let registration = trapline::register_code(memory.clone()).expect("fresh memory");
+    let registration = trapline::process::register(memory.clone()).expect("fresh memory");
     // Whose code the pc is that was looked for: nobody's, unless the address was reused.
     let pc = PC.load(Ordering::Relaxed);
     tell(memory.text_range().contains(&pc).then_some(who));
@@ -223,8 +224,8 @@ fn tidy() {
 
 /// As [`tidy`], and has the next lookup look for the code that is there now.
 fn look_at_new_code() {
-    trapline::reclaim_code();
-    assert_eq!(trapline::code_stats().retired_ranges, 0, "a lookup that is over holds up garbage");
+    trapline::process::reclaim();
+    assert_eq!(trapline::process::stats().retired_ranges, 0, "a lookup that is over holds up garbage");
     if let Some((_, memory)) = &*CODE.lock().expect("no panics") {
         PC.store(memory.text_range().start + 1, Ordering::Relaxed);
         tell(Some(world::text_identity(memory.text())));

@@ -9,8 +9,9 @@ use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
+use trapline::image::Image;
 use trapline::signal::{Signals, catch_trap, install};
-use trapline::{CodeMemory, TrapCode, register_code};
+use trapline::{TrapCode, process};
 
 pub const OPERATIONS: &[Operation] = &[
     ("publishing and registering code memory", code_appears),
@@ -23,11 +24,11 @@ pub const OPERATIONS: &[Operation] = &[
 
 /// Code memory that stays registered, to be asked for while other code comes and goes. Made once a process.
 pub fn stable_code() -> Vec<(usize, Option<u64>)> {
-    static STABLE: std::sync::OnceLock<Vec<Arc<CodeMemory>>> = std::sync::OnceLock::new();
+    static STABLE: std::sync::OnceLock<Vec<Arc<Image>>> = std::sync::OnceLock::new();
     let all = STABLE.get_or_init(|| {
         let all: Vec<_> = (0..20).map(|i| world::image(500 + i)).collect();
         for code in &all {
-            register_code(code.clone()).expect("fresh memory").leak();
+            process::register(code.clone()).expect("fresh memory").leak();
         }
         all
     });
@@ -54,10 +55,10 @@ fn code_appears() {
     let registration = writer::step(&watch, || {
         // Memory that is published and unmapped without ever having been registered: nobody finds it.
         black_box(world::load(&file));
-        watch.change(|| register_code(code))
+        watch.change(|| process::register(code))
     });
     drop(registration.expect("fresh memory"));
-    trapline::reclaim_code();
+    trapline::process::reclaim();
 }
 
 fn code_vanishes() {
@@ -65,7 +66,7 @@ fn code_vanishes() {
     let code = world::image(42);
     let text = code.text_range();
     stable.push((text.end, None));
-    let registration = register_code(code).expect("fresh memory");
+    let registration = process::register(code).expect("fresh memory");
     let watch = Watch::new(world::global, stable).changing([
         (text.start, Some(42), None),
         (text.end - 1, Some(42), None),
@@ -75,9 +76,9 @@ fn code_vanishes() {
         black_box(&registration);
         watch.change(|| drop(registration));
         // The registry had the last reference: this unmaps.
-        trapline::reclaim_code();
+        trapline::process::reclaim();
     });
-    assert_eq!(trapline::code_stats().retired_ranges, 0);
+    assert_eq!(trapline::process::stats().retired_ranges, 0);
 }
 
 /// The handlers of [`install`], called by ours, which has them interrupted too: the kernel clears the trap flag on
@@ -126,12 +127,12 @@ const LOAD: [u8; 3] = [0x8b, 0x07, 0xc3];
 fn trap() {
     install_stepping();
     let mut stable = stable_code();
-    let mut image = trapline::ImageBuilder::new();
+    let mut image = trapline::image::ImageBuilder::new();
     image.text([&world::text(9)[..], &LOAD].concat());
     image.trap(0, TrapCode::Unreachable).trap(12, TrapCode::MemoryOutOfBounds);
     let file = image.finish().expect("a small image");
-    let code = Arc::new(CodeMemory::parse(&file).expect("our own").publish().expect("memory for a page"));
-    let _registration = register_code(code.clone()).expect("fresh memory");
+    let code = Arc::new(Image::parse(&file).expect("our own").publish().expect("memory for a page"));
+    let _registration = process::register(code.clone()).expect("fresh memory");
     let start = code.text_range().start;
     stable.extend([(start, Some(9)), (start + 11, Some(9))]);
     // SAFETY: two functions of the C calling convention that own nothing.

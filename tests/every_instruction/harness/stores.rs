@@ -5,10 +5,9 @@ use super::watch::{Change, Watch};
 use super::world;
 use super::writer::{self, Operation};
 use std::ops::Range;
-use trapline::{
-    CodeMemory, DefinedFunctionIndex, Engine, EngineCode, ImageBuilder, Module, ModuleRegistry, StaticModuleIndex,
-    TrapCode,
-};
+use trapline::TrapCode;
+use trapline::image::{DefinedFunctionIndex, Image, ImageBuilder, ModuleIndex};
+use trapline::store::{Engine, EngineCode, Module, ModuleRegistry};
 
 pub const OPERATIONS: &[Operation] = &[
     ("loading code into an engine", code_is_loaded),
@@ -22,18 +21,18 @@ pub const OPERATIONS: &[Operation] = &[
 const WHO: u64 = 77;
 
 /// Code that says who it is, and can be stopped behind that.
-fn memory() -> CodeMemory {
+fn memory() -> Image {
     let text = [&world::text(WHO)[..], &[0x90; 20]].concat();
     let mut image = ImageBuilder::new();
     image.text(text).trap(0, TrapCode::Unreachable).function(0..32, Some("f"));
     image.patch(12, [0xcc; 5], [0x90; 5]).patch(20, [0xcc; 5], [0x90; 5]);
     let file = image.finish().expect("a small image");
-    CodeMemory::parse(&file).expect("our own image").publish().expect("memory for a page")
+    Image::parse(&file).expect("our own image").publish().expect("memory for a page")
 }
 
 fn load(engine: &Engine) -> Module {
     let code = EngineCode::new(engine, memory()).expect("fresh memory");
-    code.module(StaticModuleIndex::new(0)).expect("one module")
+    code.module(ModuleIndex::new(0)).expect("one module")
 }
 
 /// Both ends of a text that comes or goes, and what is behind it.
@@ -43,7 +42,7 @@ fn ends(text: &Range<usize>, before: Option<u64>, after: Option<u64>) -> [Change
 
 /// What does not change: other code, and what the engine has of this.
 fn stable(module: &Module) -> Vec<(usize, Option<u64>)> {
-    let text = module.engine_code().memory().text_range();
+    let text = module.engine_code().image().text_range();
     let mut stable = stable_code();
     stable.extend([(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
     stable
@@ -62,17 +61,17 @@ fn code_is_loaded() {
     let watch = Watch::new(world::global, stable).changing(ends(&text, None, Some(WHO)));
     let code = writer::step(&watch, || watch.change(|| EngineCode::new(&engine, memory)));
     drop(code.expect("fresh memory"));
-    trapline::reclaim_code();
+    trapline::process::reclaim();
 }
 
 fn code_is_unloaded() {
     let stable = stable_code();
     let module = load(&Engine::new());
-    let text = module.engine_code().memory().text_range();
+    let text = module.engine_code().image().text_range();
     let watch = Watch::new(world::global, stable).changing(ends(&text, Some(WHO), None));
     writer::step(&watch, || {
         watch.change(|| drop(module));
-        trapline::reclaim_code();
+        trapline::process::reclaim();
     });
 }
 
@@ -97,7 +96,7 @@ fn private_copy() {
     let copy = Watch::new(world::global, [(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
     copy.during(|| ());
     drop(store);
-    trapline::reclaim_code();
+    trapline::process::reclaim();
 }
 
 fn private_copy_ends() {
@@ -110,7 +109,7 @@ fn private_copy_ends() {
     let watch = Watch::new(world::global, stable).changing(ends(&text, Some(WHO), None));
     writer::step(&watch, || {
         watch.change(|| drop(store));
-        trapline::reclaim_code();
+        trapline::process::reclaim();
     });
 }
 
@@ -131,5 +130,5 @@ fn breakpoint() {
         store.clear_breakpoint(module.id(), function, 0).expect("was set");
     });
     drop(store);
-    trapline::reclaim_code();
+    trapline::process::reclaim();
 }

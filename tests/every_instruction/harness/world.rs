@@ -4,7 +4,9 @@ use super::page::{Verdict, end, page};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use trapline::{CodeMemory, CodeRegistry, Found, ImageBuilder, RegisteredCode, TrapCode};
+use trapline::image::{Image, ImageBuilder};
+use trapline::process::RegisteredText;
+use trapline::{CodeRegistry, Found, TrapCode};
 
 /// How a pc is looked up, and who the payload says it is.
 pub type Look = fn(usize) -> Option<u64>;
@@ -80,10 +82,10 @@ pub fn local(pc: usize) -> Option<u64> {
 /// must be mapped.
 pub fn global(pc: usize) -> Option<u64> {
     page().count_lookup();
-    let (who, offset) = trapline::lookup_code(pc, |found| (code_identity(&found), found.offset()))?;
+    let (who, offset) = trapline::process::with(pc, |found| (code_identity(&found), found.offset()))?;
     // Images begin with a trap site.
     let traps = (offset == 0).then_some(TrapCode::Unreachable);
-    if trapline::lookup_trap_code(pc) != traps || trapline::is_trap_pc(pc) != traps.is_some() {
+    if trapline::process::trap_code(pc) != traps {
         end(Verdict::WrongAnswer, [pc as u64, u64::MAX, who]);
     }
     Some(who)
@@ -100,18 +102,18 @@ pub fn file(who: u64) -> Vec<u8> {
 }
 
 /// Published code memory from a file of ours.
-pub fn load(file: &[u8]) -> Arc<CodeMemory> {
-    Arc::new(CodeMemory::parse(file).expect("our own image").publish().expect("memory for a page"))
+pub fn load(file: &[u8]) -> Arc<Image> {
+    Arc::new(Image::parse(file).expect("our own image").publish().expect("memory for a page"))
 }
 
 /// Published code memory that says who it is.
-pub fn image(who: u64) -> Arc<CodeMemory> {
+pub fn image(who: u64) -> Arc<Image> {
     load(&file(who))
 }
 
 /// Who the code found says it is: by the image's text, and by the text that is executed.
-pub fn code_identity(found: &Found<'_, RegisteredCode>) -> u64 {
-    let who = text_identity(found.payload().memory().text());
+pub fn code_identity(found: &Found<'_, RegisteredText>) -> u64 {
+    let who = text_identity(found.payload().image().text());
     // SAFETY: executed text is readable for as long as it is found; private copies are handed out as addresses only.
     let executed = unsafe { std::slice::from_raw_parts(ptr::with_exposed_provenance(found.range().start), 12) };
     if text_identity(executed) == who { who } else { u64::MAX - 2 }

@@ -4,8 +4,9 @@ use std::ffi::c_void;
 use std::mem;
 use std::ptr;
 use std::sync::Arc;
+use trapline::image::{Image, ImageBuilder};
 use trapline::signal::{Signals, catch_trap, install};
-use trapline::{CodeMemory, ImageBuilder, TrapCode, lookup_trap_code, register_code};
+use trapline::{TrapCode, process};
 
 const CODE: TrapCode = TrapCode::Unreachable;
 
@@ -16,9 +17,9 @@ pub extern "C" fn library_start() -> usize {
     let mut image = ImageBuilder::new();
     image.text(invalid).trap(0, CODE);
     let image = image.finish().expect("two instructions make an image");
-    let memory = CodeMemory::parse(&image).and_then(|code| Ok(code.publish()?)).map(Arc::new);
+    let memory = Image::parse(&image).and_then(|code| Ok(code.publish()?)).map(Arc::new);
     let memory = memory.expect("the image is right, and there is memory");
-    register_code(memory.clone()).expect("nobody else is there").leak();
+    process::register(memory.clone()).expect("nobody else is there").leak();
     // SAFETY: the program expects it.
     unsafe { install(Signals::all()) }.expect("the signals are there");
     memory.text_range().start
@@ -32,7 +33,7 @@ pub extern "C" fn library_lookup(pc: usize) -> i32 {
         thread_local!(static LAST: std::cell::RefCell<Vec<usize>> = const { std::cell::RefCell::new(Vec::new()) });
         LAST.with(|last| std::hint::black_box(last.borrow().len()));
     }
-    lookup_trap_code(pc).map_or(-1, |code| i32::from(code.to_u8()))
+    process::trap_code(pc).map_or(-1, |code| i32::from(code.to_u8()))
 }
 
 /// Calls the function at `start`: why it trapped, or -1.

@@ -12,23 +12,23 @@ use core::ops::Range;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, RwLock};
-use trapline::CodeMemory;
+use trapline::image::Image;
 
 /// Three maps for each store.
 pub struct Maps {
     plan: Plan,
-    sets: Vec<Vec<Image>>,
+    sets: Vec<Vec<MappedImage>>,
 }
 
 /// What was loaded, and its modules.
-struct Image {
+struct MappedImage {
     code: Arc<Code>,
     modules: Vec<Module>,
 }
 
 /// The engine's copy of an image.
 struct Code {
-    memory: Arc<CodeMemory>,
+    memory: Arc<Image>,
     functions: Arc<Functions>,
 }
 
@@ -67,7 +67,7 @@ struct LoadedCode {
 }
 
 enum StoreCode {
-    Shared(Arc<CodeMemory>),
+    Shared(Arc<Image>),
     Private(PrivateCopy),
 }
 
@@ -78,7 +78,7 @@ struct Frame {
 }
 
 /// What handlers look up in.
-static HANDLERS: RwLock<BTreeMap<usize, (usize, Arc<CodeMemory>)>> = RwLock::new(BTreeMap::new());
+static HANDLERS: RwLock<BTreeMap<usize, (usize, Arc<Image>)>> = RwLock::new(BTreeMap::new());
 
 impl Functions {
     fn new(plan: &Plan) -> Self {
@@ -97,13 +97,13 @@ impl Functions {
     }
 }
 
-impl Image {
+impl MappedImage {
     fn new(plan: &Plan, first_id: ModuleId) -> Self {
-        let code = Arc::new(Code { memory: Arc::new(plan.memory()), functions: Arc::new(Functions::new(plan)) });
+        let code = Arc::new(Code { memory: Arc::new(plan.publish()), functions: Arc::new(Functions::new(plan)) });
         let module = |index: u32| {
             Module(Arc::new(ModuleInner { id: first_id + u64::from(index), index, code: Arc::clone(&code) }))
         };
-        Image { modules: (0..plan.modules).map(module).collect(), code }
+        MappedImage { modules: (0..plan.modules).map(module).collect(), code }
     }
 }
 
@@ -149,7 +149,7 @@ impl Registry {
 }
 
 impl StoreCode {
-    fn new(memory: &Arc<CodeMemory>, private: bool) -> Self {
+    fn new(memory: &Arc<Image>, private: bool) -> Self {
         if private { Self::Private(PrivateCopy::new(memory)) } else { Self::Shared(Arc::clone(memory)) }
     }
 
@@ -168,7 +168,7 @@ struct PrivateCopy {
 }
 
 impl PrivateCopy {
-    fn new(memory: &Arc<CodeMemory>) -> Self {
+    fn new(memory: &Arc<Image>) -> Self {
         let text = memory.text();
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -205,7 +205,7 @@ impl Maps {
     pub fn new(plan: &Plan, threads: usize) -> Self {
         let images = plan.images as u64;
         let id = |set: usize, image: u64| (set as u64 * images + image) * u64::from(plan.modules);
-        let set = |set: usize| (0..images).map(|image| Image::new(plan, id(set, image))).collect();
+        let set = |set: usize| (0..images).map(|image| MappedImage::new(plan, id(set, image))).collect();
         Self { plan: *plan, sets: (0..plan.sets(threads)).map(set).collect() }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{Instantiate, Plan};
 use core::hint::black_box;
-use trapline::{Component, Engine, EngineCode, Module, ModuleRegistry, PcKind, StaticModuleIndex};
+use trapline::PcKind;
+use trapline::image::ModuleIndex;
+use trapline::store::{Component, Engine, EngineCode, Module, ModuleRegistry};
 
 /// A `ModuleRegistry` for each store.
 pub struct Ours {
@@ -31,10 +33,10 @@ impl Ours {
 
 impl Set {
     fn new(plan: &Plan, engine: &Engine) -> Self {
-        let codes: Vec<_> = (0..plan.images).map(|_| EngineCode::new(engine, plan.memory()).expect("loads")).collect();
+        let codes: Vec<_> = (0..plan.images).map(|_| EngineCode::new(engine, plan.publish()).expect("loads")).collect();
         let code = &codes[plan.image()];
         Set {
-            module: code.module(StaticModuleIndex::new(plan.module())).expect("has the module"),
+            module: code.module(ModuleIndex::new(plan.module())).expect("has the module"),
             pc: code.text_range().start.as_usize() + plan.offset(),
             modules: codes.iter().flat_map(EngineCode::modules).collect(),
             components: if plan.is_component() { codes.into_iter().map(Component::new).collect() } else { Vec::new() },
@@ -62,7 +64,7 @@ impl Instantiate for Ours {
         } else {
             set.pc
         };
-        let (frame, _) = store.lookup_frame_info(black_box(pc), PcKind::Faulting).expect("is found");
+        let (frame, _) = store.lookup_frame_info(black_box(pc), PcKind::Interrupted).expect("is found");
         frame.function_index() as usize
     }
 }

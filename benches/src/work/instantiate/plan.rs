@@ -1,7 +1,7 @@
 //! What stores are made of.
 
 use super::{Maps, Ours};
-use trapline::{CodeMemory, DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleDescription, StaticModuleIndex};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ModuleDescription, ModuleIndex};
 
 /// Someone who makes stores.
 pub trait Instantiate: Sync {
@@ -81,7 +81,7 @@ impl Plan {
     }
 
     /// A loaded image.
-    pub(super) fn memory(&self) -> CodeMemory {
+    pub(super) fn publish(&self) -> Image {
         let mut image = ImageBuilder::new();
         image.text(vec![0x90; (self.modules * self.functions * FUNCTION_LEN) as usize]);
         for _ in 0..self.modules {
@@ -90,12 +90,12 @@ impl Plan {
         for (start, module) in self.layout() {
             let function = start / FUNCTION_LEN - module * self.functions;
             let key = FunctionKey::Defined {
-                module: StaticModuleIndex::new(module),
+                module: ModuleIndex::new(module),
                 function: DefinedFunctionIndex::new(function),
             };
             image.compiled(start..start + FUNCTION_LEN - 16, key, None);
         }
         let image = image.finish().expect("a valid image");
-        CodeMemory::parse(&image).and_then(|image| Ok(image.publish()?)).expect("loads")
+        Image::parse(&image).and_then(|image| Ok(image.publish()?)).expect("loads")
     }
 }

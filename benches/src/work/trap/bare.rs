@@ -11,7 +11,8 @@ use core::ffi::{c_int, c_void};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::{mem, ptr};
-use trapline::{CodeMemory, lookup_trap_code};
+use trapline::image::Image;
+use trapline::process;
 
 thread_local! {
     static LANDING: Cell<usize> = const { Cell::new(0) };
@@ -93,7 +94,7 @@ pub unsafe extern "C" fn land(_: c_int, _: *mut libc::siginfo_t, context: *mut c
 pub unsafe extern "C" fn look_up(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel's context.
     unsafe {
-        if lookup_trap_code(pc(context)).is_none() {
+        if process::trap_code(pc(context)).is_none() {
             libc::abort();
         }
         redirect(context);
@@ -101,7 +102,7 @@ pub unsafe extern "C" fn look_up(_: c_int, _: *mut libc::siginfo_t, context: *mu
 }
 
 /// What engines ask today, by the last address of a text.
-static MAP: RwLock<BTreeMap<usize, (usize, Arc<CodeMemory>)>> = RwLock::new(BTreeMap::new());
+static MAP: RwLock<BTreeMap<usize, (usize, Arc<Image>)>> = RwLock::new(BTreeMap::new());
 
 /// Makes code known to [`look_up_in_map`].
 pub fn add_to_map(code: &Code) {

@@ -3,20 +3,21 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::{mem, ptr};
-use trapline::{CodeMemory, CodeRegistration, ImageBuilder, TrapCode, register_code};
+use trapline::image::{Image, ImageBuilder};
+use trapline::{TrapCode, process};
 
 /// What [`trapline::signal::catch_trap`] calls.
 pub type Guest = unsafe extern "C" fn(*mut c_void);
 
 /// Loads `text`, a function, which may trap at that offset.
-pub fn load(text: &[u8], trap: Option<(u32, TrapCode)>) -> CodeMemory {
+pub fn load(text: &[u8], trap: Option<(u32, TrapCode)>) -> Image {
     let mut image = ImageBuilder::new();
     image.text(text).function(0..text.len() as u32, None);
     if let Some((offset, code)) = trap {
         image.trap(offset, code);
     }
     let image = image.finish().expect("a valid image");
-    CodeMemory::parse(&image).and_then(|image| Ok(image.publish()?)).expect("loads")
+    Image::parse(&image).and_then(|image| Ok(image.publish()?)).expect("loads")
 }
 
 /// The function at an address.
@@ -27,14 +28,14 @@ pub fn guest(pc: usize) -> Guest {
 
 /// Registered machine code, with one function at its start.
 pub struct Code {
-    pub memory: Arc<CodeMemory>,
-    _registration: CodeRegistration,
+    pub memory: Arc<Image>,
+    _registration: process::Registration,
 }
 
 impl Code {
     fn new(text: &[u8], trap: Option<(u32, TrapCode)>) -> Self {
         let memory = Arc::new(load(text, trap));
-        let registration = register_code(Arc::clone(&memory)).expect("registers");
+        let registration = process::register(Arc::clone(&memory)).expect("registers");
         Self { memory, _registration: registration }
     }
 
@@ -95,7 +96,7 @@ pub fn trapping() -> [Trapping; 3] {
 
 /// A function that calls itself until there are as many frames as its argument says, with frame pointers, and traps in
 /// the innermost.
-pub fn deep() -> CodeMemory {
+pub fn deep() -> Image {
     let text = [
         0x55, // push rbp
         0x48, 0x89, 0xe5, // mov rbp, rsp

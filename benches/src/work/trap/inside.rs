@@ -6,7 +6,7 @@ use core::ffi::{c_int, c_void};
 use core::hint::black_box;
 use std::cell::Cell;
 use std::time::Instant;
-use trapline::lookup_trap_code;
+use trapline::process;
 use trapline::signal::{catch_trap, handle_signal};
 
 /// How often.
@@ -47,7 +47,7 @@ unsafe extern "C" fn many_times(signum: c_int, info: *mut libc::siginfo_t, conte
             handled &= handle_signal(signum, info, context);
         }
     }));
-    LOOKUP.set(fastest(|| handled &= lookup_trap_code(black_box(pc)).is_some()));
+    LOOKUP.set(fastest(|| handled &= process::trap_code(black_box(pc)).is_some()));
     // SAFETY: as above.
     unsafe {
         registers.write(interrupted);

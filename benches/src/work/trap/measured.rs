@@ -12,8 +12,10 @@ use crate::world::Rng;
 use core::hint::black_box;
 use std::ffi::c_void;
 use std::ptr;
+use trapline::Backtrace;
+use trapline::image::ModuleIndex;
 use trapline::signal::{Entry, Signals, catch_trap, catch_trap_with, install, prepare_thread};
-use trapline::{Backtrace, Engine, EngineCode, ModuleRegistry, StaticModuleIndex};
+use trapline::store::{Engine, EngineCode, ModuleRegistry};
 
 const THREADS: [usize; 3] = [1, 2, 4];
 const SLICES: usize = 9;
@@ -263,7 +265,7 @@ impl Deep {
     fn new() -> Self {
         let engine = Engine::new();
         let code = EngineCode::new(&engine, guests::deep()).expect("loads");
-        let module = code.module(StaticModuleIndex::new(0)).expect("there is one");
+        let module = code.module(ModuleIndex::new(0)).expect("there is one");
         let mut store = ModuleRegistry::new(&engine);
         let base = store.store_code_base_or_register(&module).expect("registers").expect("there is code");
         Self { store, guest: guests::guest(base.as_usize()) }

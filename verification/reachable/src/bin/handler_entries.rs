@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::hint::black_box;
 use std::sync::Mutex;
-use trapline::{Backtrace, CodeRegistry, Frame, is_trap_pc, lookup_code, lookup_trap_code};
+use trapline::{Backtrace, CodeRegistry, Registers, process};
 
 static REGISTRY: CodeRegistry<[usize; 4]> = CodeRegistry::new();
 
@@ -15,9 +15,9 @@ static REGISTRY: CodeRegistry<[usize; 4]> = CodeRegistry::new();
 #[inline(never)]
 extern "C" fn entry_lookup(pc: usize) -> usize {
     let own = REGISTRY.with(pc, |found| found.payload()[1].wrapping_add(found.offset())).unwrap_or(0);
-    let code = lookup_trap_code(pc).map_or(0, |code| usize::from(code.to_u8()));
-    let place = lookup_code(pc, |found| found.range().start ^ found.offset()).unwrap_or(0);
-    own ^ code ^ place ^ usize::from(is_trap_pc(pc))
+    let code = process::trap_code(pc).map_or(0, |code| usize::from(code.to_u8()));
+    let place = process::with(pc, |found| found.range().start ^ found.offset()).unwrap_or(0);
+    own ^ code ^ place ^ usize::from(process::trap_code(pc).is_some())
 }
 
 /// Many lookups at once.
@@ -25,14 +25,14 @@ extern "C" fn entry_lookup(pc: usize) -> usize {
 #[inline(never)]
 extern "C" fn entry_view(pc: usize) -> usize {
     let own = REGISTRY.view(|view| [pc, pc ^ 64].map(|pc| view.get(pc).map_or(0, |found| found.offset())));
-    let code = trapline::code_view(|view| view.get(pc).map_or(0, |found| found.range().start));
+    let code = trapline::process::view(|view| view.get(pc).map_or(0, |found| found.range().start));
     own[0] ^ own[1] ^ code
 }
 
 /// A backtrace by an embedder who enters guest code in its own way.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn entry_walk(backtrace: &mut Backtrace, frame: &Frame, entry: usize) {
+unsafe extern "C" fn entry_walk(backtrace: &mut Backtrace, frame: &Registers, entry: usize) {
     // SAFETY: the stack can be read, says our caller.
     unsafe { backtrace.walk(*frame, entry) }
 }

@@ -1,0 +1,170 @@
+//! Finding our sections in an ELF file that nobody has checked.
+
+use std::ops::Range;
+
+use object::read::elf::{FileHeader, SectionHeader};
+use object::{Endianness, elf};
+
+use super::Target;
+use crate::allocate;
+use crate::image::error::ImageError;
+use crate::image::names;
+
+type Header = elf::FileHeader64<Endianness>;
+
+/// The sections of a file that are ours, sorted by name. Names are unique; no two share a byte of the file, nor does
+/// any with the headers.
+pub(super) struct Sections<'a> {
+    found: Vec<Section<'a>>,
+    kind: u16,
+}
+
+#[derive(Clone)]
+pub(super) struct Section<'a> {
+    pub(super) name: &'a str,
+    /// Where in the file the bytes are.
+    pub(super) range: Range<usize>,
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> Sections<'a> {
+    /// Reads the headers of `file`, which must be an ELF file for `target`.
+    ///
+    /// Time and memory are bounded by the length of the file, whatever its headers claim.
+    pub(super) fn read(file: &'a [u8], target: Target) -> Result<Self, ImageError> {
+        check_identity(file, target)?;
+        let endian = target.endianness();
+        let header = Header::parse(file).map_err(|_| malformed("the file header is cut off"))?;
+        let found = header.e_machine(endian).0;
+        if found != target.machine() {
+            return Err(ImageError::ForeignMachine { found, expected: target.machine() });
+        }
+        let headers = header
+            .section_headers(endian, file)
+            .map_err(|_| malformed("the section headers are not inside the file"))?;
+        let strings = header
+            .shstrndx(endian, file)
+            .ok()
+            .and_then(|index| headers.get(index as usize))
+            .ok_or(malformed("no section holds the section names"))?;
+        let string_bytes =
+            strings.data(endian, file).map_err(|_| malformed("the section names are not inside the file"))?;
+
+        let mut occupied = allocate::room(headers.len().min(16) + 3)?;
+        occupied.push(("the file header", 0..size_of::<Header>() as u64));
+        let table = header.e_shoff(endian);
+        occupied.push(("the section headers", table..table.saturating_add(size_of_val(headers) as u64)));
+        let names = strings.sh_offset(endian);
+        occupied.push(("the section names", names..names.saturating_add(string_bytes.len() as u64)));
+
+        let mut found = Vec::new();
+        for section in headers {
+            if let Some(name) = our_name(string_bytes, section.sh_name(endian)) {
+                let section = locate(file, name, section, endian)?;
+                let bytes = section.range.start as u64..section.range.end as u64;
+                allocate::push(&mut occupied, (name, bytes))?;
+                allocate::push(&mut found, section)?;
+            }
+        }
+        found.sort_unstable_by_key(|section| section.name);
+        if let Some([twice, _]) = found.array_windows().find(|[a, b]| a.name == b.name) {
+            return Err(ImageError::DuplicateSection { name: allocate::copy_str(twice.name)? });
+        }
+        check_disjoint(occupied)?;
+        Ok(Sections { found, kind: header.e_type(endian).0 })
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Section<'a>> {
+        let index = self.found.binary_search_by_key(&name, |section| section.name).ok()?;
+        self.found.get(index)
+    }
+
+    pub(super) fn require(&self, name: &'static str) -> Result<&Section<'a>, ImageError> {
+        self.get(name).ok_or(ImageError::MissingSection { name })
+    }
+
+    /// All sections, sorted by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Section<'a>> {
+        self.found.iter()
+    }
+
+    /// An object as it left the builder, not one that a linker has laid out anew.
+    pub(super) fn require_relocatable(&self) -> Result<(), ImageError> {
+        if self.kind == elf::ET_REL.0 { Ok(()) } else { Err(ImageError::NotRelocatable { found: self.kind }) }
+    }
+}
+
+/// What can be said before the header can be read as one of ours: the bytes whose meaning no machine changes.
+fn check_identity(file: &[u8], target: Target) -> Result<(), ImageError> {
+    let Some(&[a, b, c, d, class, order, version]) = file.first_chunk() else {
+        return Err(ImageError::NotElf);
+    };
+    if [a, b, c, d] != elf::ELFMAG {
+        return Err(ImageError::NotElf);
+    }
+    if class != elf::ELFCLASS64.0 {
+        return Err(ImageError::ForeignClass { found: class });
+    }
+    let expected = match target.endianness() {
+        Endianness::Little => elf::ELFDATA2LSB.0,
+        Endianness::Big => elf::ELFDATA2MSB.0,
+    };
+    if order != expected {
+        return Err(ImageError::ForeignEndianness { found: order, expected });
+    }
+    if version != elf::EV_CURRENT.0 {
+        return Err(malformed("the header's version is not 1"));
+    }
+    Ok(())
+}
+
+/// The name at `at`, if it is one of ours.
+///
+/// Looks at no more bytes than our names have: many headers may point into one long string.
+fn our_name(strings: &[u8], at: u32) -> Option<&str> {
+    let tail = strings.get(at as usize..)?;
+    let tail = tail.get(..=names::MAX_LEN).unwrap_or(tail);
+    let end = tail.iter().position(|&byte| byte == 0)?;
+    let name = std::str::from_utf8(tail.get(..end)?).ok()?;
+    (name == names::TEXT || name.starts_with(names::OURS)).then_some(name)
+}
+
+fn locate<'a>(
+    file: &'a [u8],
+    name: &'a str,
+    header: &elf::SectionHeader64<Endianness>,
+    endian: Endianness,
+) -> Result<Section<'a>, ImageError> {
+    let compressed = header.sh_flags(endian).0 & elf::SHF_COMPRESSED.0 != 0;
+    if header.sh_type(endian) != elf::SHT_PROGBITS || compressed {
+        return Err(ImageError::SectionKind { name: allocate::copy_str(name)? });
+    }
+    let (offset, size) = (header.sh_offset(endian), header.sh_size(endian));
+    let range = usize::try_from(offset).ok().and_then(|start| {
+        let end = start.checked_add(usize::try_from(size).ok()?)?;
+        Some(start..end)
+    });
+    let located = range.and_then(|range| Some((range.clone(), file.get(range)?)));
+    match located {
+        Some((range, bytes)) => Ok(Section { name, range, bytes }),
+        None => {
+            let name = allocate::copy_str(name)?;
+            Err(ImageError::SectionOutsideFile { name, offset, size, file_len: file.len() })
+        }
+    }
+}
+
+fn check_disjoint(mut occupied: Vec<(&str, Range<u64>)>) -> Result<(), ImageError> {
+    occupied.retain(|(_, range)| !range.is_empty());
+    occupied.sort_unstable_by_key(|(_, range)| range.start);
+    match occupied.array_windows().find(|[(_, a), (_, b)]| b.start < a.end) {
+        Some([(first, _), (second, _)]) => {
+            Err(ImageError::SectionsOverlap { first: allocate::copy_str(first)?, second: allocate::copy_str(second)? })
+        }
+        None => Ok(()),
+    }
+}
+
+fn malformed(what: &'static str) -> ImageError {
+    ImageError::MalformedHeaders { what }
+}

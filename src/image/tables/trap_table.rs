@@ -1,0 +1,160 @@
+//! Which instructions of a text may trap, and why.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::columns::encode;
+use crate::allocate;
+use crate::handler::trap_code::TrapCode;
+use crate::handler::traps as encoded;
+use crate::image::error::ImageError;
+use crate::image::names;
+
+/// A sorted map from text offset to [`TrapCode`], in the bytes that an image stores.
+///
+/// Five bytes a site. The bytes are searched as they are, so that loading a table is one check and one copy. What a
+/// value holds was checked when it was made: offsets strictly ascending and inside the text, codes known. Clones share
+/// the bytes.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::TrapCode;
+/// use trapline::image::TrapTable;
+///
+/// let sites = [(4, TrapCode::IntegerDivisionByZero), (9, TrapCode::Unreachable)];
+/// let table = TrapTable::from_sorted(sites, 16)?;
+/// assert_eq!(table.get(9), Some(TrapCode::Unreachable));
+/// assert_eq!(table.get(5), None);
+/// assert_eq!(TrapTable::parse(table.as_bytes(), 16)?, table);
+/// # Ok::<(), trapline::image::ImageError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct TrapTable {
+    bytes: Arc<[u8]>,
+}
+
+impl TrapTable {
+    /// The table of `sites`, each a byte offset into a text of `text_len` bytes and its code, in ascending order.
+    ///
+    /// O(n).
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::TrapsOutOfOrder`] for an offset below its predecessor or equal to it,
+    /// [`ImageError::TrapOutsideText`] for one not below `text_len`.
+    pub fn from_sorted(
+        sites: impl IntoIterator<Item = (u32, TrapCode)>,
+        text_len: usize,
+    ) -> Result<TrapTable, ImageError> {
+        let (mut offsets, mut codes) = (Vec::new(), Vec::new());
+        let mut order = Order::new(text_len);
+        for (offset, code) in sites {
+            order.next(offset)?;
+            allocate::push(&mut offsets, offset)?;
+            allocate::push(&mut codes, code.to_u8())?;
+        }
+        let bytes = encode(names::TRAPS, &[&offsets], &[&codes])?;
+        Ok(TrapTable { bytes: allocate::arc_of_bytes(&bytes)? })
+    }
+
+    /// Checks and copies the table in `bytes`, which belongs to a text of `text_len` bytes.
+    ///
+    /// O(n).
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::TableLength`] if `bytes` is not exactly as long as its count says,
+    /// [`ImageError::TrapsOutOfOrder`], [`ImageError::TrapOutsideText`], [`ImageError::UnknownTrapCode`].
+    pub fn parse(bytes: &[u8], text_len: usize) -> Result<TrapTable, ImageError> {
+        let wrong_length =
+            |expected: u64| ImageError::TableLength { section: names::TRAPS, expected, found: bytes.len() as u64 };
+        let header = size_of::<u32>() as u64;
+        let count = encoded::count(bytes).ok_or(wrong_length(header))?;
+        let expected = header + count as u64 * 5;
+        if bytes.len() as u64 != expected {
+            return Err(wrong_length(expected));
+        }
+        let mut order = Order::new(text_len);
+        for index in 0..count {
+            let site = encoded::offset_at(bytes, index).zip(encoded::code_at(bytes, count, index));
+            let (offset, code) = site.ok_or(wrong_length(expected))?;
+            order.next(offset)?;
+            if TrapCode::from_u8(code).is_none() {
+                return Err(ImageError::UnknownTrapCode { offset, code });
+            }
+        }
+        Ok(TrapTable { bytes: allocate::arc_of_bytes(bytes)? })
+    }
+
+    /// The code of the site at exactly `offset` bytes into the text.
+    ///
+    /// O(log n).
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe: a binary search over bytes on the heap, without lock, allocation or panic.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, offset: u32) -> Option<TrapCode> {
+        TrapCode::from_u8(encoded::search(&self.bytes, offset)?)
+    }
+
+    /// The number of trap sites.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        encoded::count(&self.bytes).unwrap_or(0)
+    }
+
+    /// Whether no instruction of the text may trap.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All sites, by ascending offset.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, TrapCode)> + '_ {
+        let count = self.len();
+        (0..count).map_while(move |index| {
+            let code = encoded::code_at(&self.bytes, count, index)?;
+            Some((encoded::offset_at(&self.bytes, index)?, TrapCode::from_u8(code)?))
+        })
+    }
+
+    /// The encoded table: what [`TrapTable::parse`] takes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for TrapTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// Checks offsets as they come: strictly ascending, inside the text.
+struct Order {
+    text_len: usize,
+    previous: Option<u32>,
+}
+
+impl Order {
+    fn new(text_len: usize) -> Self {
+        Order { text_len, previous: None }
+    }
+
+    fn next(&mut self, offset: u32) -> Result<(), ImageError> {
+        if let Some(previous) = self.previous
+            && offset <= previous
+        {
+            return Err(ImageError::TrapsOutOfOrder { previous, offset });
+        }
+        if offset as usize >= self.text_len {
+            return Err(ImageError::TrapOutsideText { offset, text_len: self.text_len });
+        }
+        self.previous = Some(offset);
+        Ok(())
+    }
+}

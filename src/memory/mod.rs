@@ -1,0 +1,38 @@
+//! Pages that machine code runs from: writable, then executable, never both.
+
+use std::io;
+
+use crate::allocate::OutOfMemory;
+
+mod icache;
+#[cfg(unix)]
+pub(crate) mod leftover;
+#[cfg(unix)]
+mod pages;
+#[cfg(not(unix))]
+#[path = "pages_elsewhere.rs"]
+mod pages;
+mod private_text;
+mod text;
+
+pub(crate) use pages::Slot;
+pub(crate) use private_text::{Overwrite, PrivateText, WriteError};
+pub(crate) use text::{ExecutableText, WritableText};
+
+/// Why there is no text.
+pub(crate) enum TextError {
+    OutOfMemory(OutOfMemory),
+    Io(io::Error),
+}
+
+impl From<OutOfMemory> for TextError {
+    fn from(error: OutOfMemory) -> Self {
+        TextError::OutOfMemory(error)
+    }
+}
+
+impl From<io::Error> for TextError {
+    fn from(error: io::Error) -> Self {
+        TextError::Io(error)
+    }
+}
