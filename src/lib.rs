@@ -1,10 +1,40 @@
-#![doc = include_str!("../README.md")]
+//! Look up machine code by program counter from inside a signal handler: no lock, no allocation, no thread-local, no
+//! waiting; on any thread, at any instruction.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use trapline::CodeRegistry;
+//!
+//! static CODE: CodeRegistry<&str> = CodeRegistry::new();
+//!
+//! let registration = CODE.register(0x1000..0x1400, Arc::new("fib"))?;
+//! // In a signal handler, with the interrupted pc:
+//! assert_eq!(CODE.with(0x1234, |found| (*found.payload(), found.offset())), Some(("fib", 0x234)));
+//! drop(registration);
+//! assert_eq!(CODE.with(0x1234, |found| found.offset()), None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | you want to | start at |
+//! |---|---|
+//! | find code of your own from your own handlers | [`CodeRegistry`] |
+//! | load code with its tables, and find it from anywhere in the process | [`image`], [`process`] |
+//! | turn hardware traps into errors of the call | [`signal`] |
+//! | know who called the code that trapped or was sampled | [`Backtrace`] |
+//! | run modules in many stores, with frames, trampolines and breakpoints | [`store`] |
+//! | learn what a handler may do, and what this crate promises | [`guide`] |
+//!
+//! Features, platforms, trade-offs and measurements are in the README; what each promise rests on is in
+//! `docs/verification.md`.
+
 // RealtimeSanitizer watches what handlers call: `verification/realtime/run`.
 #![cfg_attr(trapline_rtsan, feature(sanitize))]
 
 mod allocate;
 mod backtrace;
 mod counted;
+#[cfg(doc)]
+pub mod guide;
 mod handler;
 pub mod image;
 mod memory;
@@ -22,3 +52,8 @@ pub use registry::{
     CodeId, CodeRegistry, Found, Guard, Holder, RegisterError, Registration, Snapshot, SnapshotError, Stats,
     UnregisterError, Unregistered, View,
 };
+
+/// The README's examples, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
