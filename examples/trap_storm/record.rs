@@ -232,6 +232,11 @@ impl Record {
         RECORD.get().unwrap_or(&VISITORS)
     }
 
+    /// Whether the thread spends its time on calls of guest code.
+    pub fn calls_guests(&self) -> bool {
+        matches!(self.role, "guest" | "churn")
+    }
+
     pub fn wrong(&self, what: Wrong) {
         self.wrong[what as usize].add(1);
     }

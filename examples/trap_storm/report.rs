@@ -242,7 +242,16 @@ impl Report {
         }
         let samples = run.sum(|record| &record.samples_handled);
         row("samples handled", samples, &rate(samples))?;
-        row("  that interrupted guest code", run.sum(|record| &record.samples_in_guest), "")?;
+        let of_guests = |count: fn(&Record) -> &Count| -> u64 {
+            run.records.iter().filter(|record| record.calls_guests()).map(|record| count(record).get()).sum()
+        };
+        let share = 100.0 * of_guests(|record| &record.samples_in_guest) as f64
+            / of_guests(|record| &record.samples_handled).max(1) as f64;
+        // A call is short: most of its time the thread is in the kernel, which delivers its trap, or in the host, which
+        // computes what the answer has to be.
+        let share =
+            format!("{share:.0} % of those on threads that call it: the rest of a call is the kernel's and the host's");
+        row("  that interrupted guest code", run.sum(|record| &record.samples_in_guest), &share)?;
         row("  that interrupted the program or a library", run.sum(|record| &record.samples_in_host), "")?;
         for role in ["main", "guest", "churn", "sampler", "host", "visitor"] {
             let of_role = run.records.iter().filter(|record| record.role == role);

@@ -11,19 +11,24 @@ use std::time::{Duration, Instant};
 /// How often to look for threads that are not among the targets: it takes longer than everything else here.
 const ROUNDS_PER_SEARCH: u32 = 4;
 
-/// Sends about `hz` samples per second to each of `targets`, until told to stop.
+/// Threads that call guest code get three of four samples.
+const TO_GUESTS: u64 = 3;
+
+/// Sends samples to `targets`, about `hz` per second and thread, until told to stop.
 pub fn run(targets: &[&'static Record], hz: u32, mut rng: Rng, stop: &AtomicBool) {
     let per_second = f64::from(hz) * targets.len() as f64;
     if per_second == 0.0 {
         return;
     }
+    let guests: Vec<_> = targets.iter().filter(|target| target.calls_guests()).copied().collect();
     let start = Instant::now();
     let (mut sent, mut rounds) = (0_u64, 0_u32);
     while !stop.load(Relaxed) {
         // Late wake-ups are made up for, or a busy machine would never see the rate that was asked for.
         let due = (start.elapsed().as_secs_f64() * per_second) as u64;
         while sent < due && !stop.load(Relaxed) {
-            let target = targets[rng.below(targets.len() as u64) as usize];
+            let among = if !guests.is_empty() && rng.below(4) < TO_GUESTS { &guests } else { targets };
+            let target = among[rng.below(among.len() as u64) as usize];
             // A signal that the kernel has no room to queue was never sent, and is not counted.
             if send(target.thread) {
                 target.samples_sent.add(1);
