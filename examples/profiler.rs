@@ -28,22 +28,22 @@ extern "C" fn on_sigprof(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void
     }
 }
 
-/// `fn(rounds)`, a loop of the given number of instructions, or one more.
-fn spin(instructions: u32) -> Vec<u8> {
+/// `fn(rounds)`, a loop of the given number of instructions, and one more.
+fn spin(instructions: usize) -> Vec<u8> {
+    let mut code: Vec<u8>;
     if cfg!(target_arch = "aarch64") {
-        let mut code = vec![0xd503_201f_u32; instructions as usize - 2]; // nop
-        code.push(0xf100_0400); // subs x0, x0, 1
-        code.push(0x5400_0001 | (0x8_0000 - (instructions - 1) & 0x7_ffff) << 5); // b.ne to the start
-        code.push(0xd65f_03c0); // ret
-        code.iter().flat_map(|word| word.to_le_bytes()).collect()
+        code = 0xd503_201f_u32.to_le_bytes().repeat(instructions - 2); // nop
+        code.extend(0xf100_0400_u32.to_le_bytes()); // subs x0, x0, 1
+        let back = (1 - instructions as i32) as u32 & 0x7_ffff;
+        code.extend((0x5400_0001 | back << 5).to_le_bytes()); // b.ne to the start
+        code.extend(0xd65f_03c0_u32.to_le_bytes()); // ret
     } else {
-        let mut code = vec![0x90; instructions as usize - 2]; // nop
-        code.extend([0x48, 0xff, 0xcf]); // dec rdi
-        code.extend([0x0f, 0x85]); // jnz to the start
+        code = vec![0x90; instructions - 2]; // nop
+        code.extend([0x48, 0xff, 0xcf, 0x0f, 0x85]); // dec rdi; jnz to the start
         code.extend((-(code.len() as i32 + 4)).to_le_bytes());
         code.push(0xc3); // ret
-        code
     }
+    code
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
