@@ -37,27 +37,27 @@ fn compile(source: &str) -> Result<Vec<u8>, Box<dyn Error>> {
         let mut context = Context::for_function(function);
         context.compile(&*isa, &mut ControlPlane::default()).map_err(|error| format!("{name}: {:?}", error.inner))?;
         let code = &context.compiled_code().ok_or("not compiled")?.buffer;
-        let start = u32::try_from(text.len())?;
+        let start = text.len();
         text.extend_from_slice(code.data());
-        image.function(start..text.len() as u32, Some(name.trim_start_matches('%')));
+        image.function(start..text.len(), Some(name.trim_start_matches('%')));
         for trap in code.traps() {
             let by_zero = trap.code == Cause::INTEGER_DIVISION_BY_ZERO;
             let code = if by_zero { TrapCode::IntegerDivisionByZero } else { TrapCode::Unreachable };
-            image.trap(start + trap.offset, code);
+            image.trap(start + trap.offset as usize, code);
         }
         for place in code.get_srclocs_sorted() {
-            image.address(start + place.start, (!place.loc.is_default()).then(|| place.loc.bits()));
+            image.address(start + place.start as usize, (!place.loc.is_default()).then(|| place.loc.bits()));
         }
         for reloc in code.relocs() {
             let FinalizedRelocTarget::ExternalName(target) = &reloc.target else { return Err("not a call".into()) };
-            calls.push((start + reloc.offset, target.display(None).to_string(), reloc.addend));
+            calls.push((start + reloc.offset as usize, target.display(None).to_string(), reloc.addend));
         }
         starts.insert(name, start);
         text.resize(text.len().next_multiple_of(16), 0xcc);
     }
     for (at, target, addend) in calls {
-        let distance = i64::from(starts[&target]) + addend - i64::from(at); // of an x86-64 call
-        text[at as usize..][..4].copy_from_slice(&i32::try_from(distance)?.to_le_bytes());
+        let distance = starts[&target] as i64 + addend - at as i64; // of an x86-64 call
+        text[at..][..4].copy_from_slice(&i32::try_from(distance)?.to_le_bytes());
     }
     Ok(image.text(text).finish()?)
 }

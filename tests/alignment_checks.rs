@@ -31,7 +31,7 @@ fn a_trap_of_code_that_has_alignment_checked_is_caught() {
     for (variant, traps) in [("invalid", [0x0f, 0x0b]), ("load", [0x8b, 0x07])] {
         in_child(variant, || {
             install_all();
-            let site = SET_FLAGS.len() as u32;
+            let site = SET_FLAGS.len();
             // Three pieces of code, and a table with an odd number of sites: what is found has an odd place somewhere.
             let others =
                 [1, 2].map(|n| load(&[0x90; 32], &(0..n).map(|at| (at, TrapCode::Interrupt)).collect::<Vec<_>>()));
@@ -76,7 +76,7 @@ fn a_trap_of_code_that_has_no_activation_leaves_the_checks_as_they_were() {
         set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
         install_all();
         let rest = [0x0f, 0x0b, 0x9c, 0x81, 0x24, 0x24, 0xff, 0xfb, 0xfb, 0xff, 0x9d, 0xc3];
-        let code = load(&[&SET_FLAGS[..], &rest].concat(), &[(SET_FLAGS.len() as u32, TrapCode::Unreachable)]);
+        let code = load(&[&SET_FLAGS[..], &rest].concat(), &[(SET_FLAGS.len(), TrapCode::Unreachable)]);
         // SAFETY: the invalid instruction is skipped, and the flags are as before.
         unsafe { code.guest()(ptr::null_mut()) };
         assert_eq!(calls(), 1);

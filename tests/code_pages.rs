@@ -34,7 +34,7 @@ const TO_42: (usize, u8) = (0, 0x40);
 fn image() -> Vec<u8> {
     let mut text = RETURN_41.to_vec();
     text.resize(2 * PAGE + 100, 0xcc);
-    let len = text.len() as u32;
+    let len = text.len();
     ImageBuilder::new().text(text).function(0..len, Some("answer")).section("more", *b"bytes").finish().unwrap()
 }
 

@@ -19,7 +19,7 @@ use trapline::{Backtrace, BacktraceEnd, TrapCode};
 
 const STACK: usize = 1 << 18;
 
-fn leaked(text: &[u8], traps: &[(u32, TrapCode)]) -> &'static Loaded {
+fn leaked(text: &[u8], traps: &[(usize, TrapCode)]) -> &'static Loaded {
     Box::leak(Box::new(load(text, traps)))
 }
 

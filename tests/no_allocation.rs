@@ -143,9 +143,9 @@ fn the_global_lookups_neither_allocate_nor_free() {
     for offset in 0..64 {
         image.trap(offset * 4, trapline::TrapCode::Unreachable);
     }
-    let memory = trapline::image::Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
-    let text = memory.text_range();
-    let _registration = trapline::process::register(Arc::new(memory)).unwrap();
+    let image = trapline::image::Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap();
+    let text = image.text_range();
+    let _registration = trapline::process::register(Arc::new(image)).unwrap();
     let nothing = watched(|| {
         for pc in text.clone() {
             let traps = (pc - text.start).is_multiple_of(4);
@@ -238,9 +238,9 @@ fn backtraces_in_a_handler_neither_allocate_nor_free() {
         0x0f, 0x0b, // ud2
     ]);
     image.trap(15, trapline::TrapCode::Unreachable);
-    let memory = Arc::new(trapline::image::Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
-    let _registration = trapline::process::register(memory.clone()).unwrap();
-    let start = memory.text_range().start;
+    let image = Arc::new(trapline::image::Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
+    let _registration = trapline::process::register(image.clone()).unwrap();
+    let start = image.text_range().start;
     // SAFETY: the text is a function of the C calling convention; a zeroed action is a valid one.
     let function = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

@@ -86,11 +86,11 @@ const NOPS: [u8; 4] = [0x90; 4];
 const STOP: [u8; 4] = [0xcc; 4];
 
 /// One function over five pages, with a patch point on the first, across the next two, and on the last.
-const POINTS: [u32; 3] = [16, 2 * PAGE as u32 - 2, 4 * PAGE as u32 + 8];
+const POINTS: [usize; 3] = [16, 2 * PAGE - 2, 4 * PAGE + 8];
 
 fn module(engine: &Engine) -> Module {
     let mut image = ImageBuilder::new();
-    image.text([0x90; PAGES * PAGE - 100]).function(0..(PAGES * PAGE - 100) as u32, Some("long"));
+    image.text([0x90; PAGES * PAGE - 100]).function(0..PAGES * PAGE - 100, Some("long"));
     for point in POINTS {
         image.patch(point, STOP, NOPS);
     }
@@ -118,7 +118,7 @@ fn bytes_at(address: usize) -> [u8; 4] {
 
 /// What every patch point shows.
 fn shown(store: &ModuleRegistry, module: &Module) -> [[u8; 4]; 3] {
-    POINTS.map(|point| bytes_at(base(store, module) + point as usize))
+    POINTS.map(|point| bytes_at(base(store, module) + point))
 }
 
 /// The rights to every page of a mapping of so many, as the kernel tells them.

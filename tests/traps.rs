@@ -74,7 +74,7 @@ fn loads_and_stores_in_a_forbidden_page_are_traps_with_their_address() {
         let trap = run(&load_code, page).unwrap_err();
         assert_trap(&load_code, trap, TrapCode::MemoryOutOfBounds, 0, Some(page.addr()));
         let trap = run(&store_code, page).unwrap_err();
-        assert_trap(&store_code, trap, TrapCode::MemoryOutOfBounds, STORE_AT as usize, Some(page.addr() + 16));
+        assert_trap(&store_code, trap, TrapCode::MemoryOutOfBounds, STORE_AT, Some(page.addr() + 16));
         // The same code with memory behind its pointer runs to its end.
         let mut room = [0_u32; 8];
         assert_eq!(run(&load_code, room.as_mut_ptr().cast()), Ok(()));
@@ -196,7 +196,7 @@ fn a_trap_ends_the_innermost_entry_only() {
         let trap = run(&outer, (&raw mut call).cast()).unwrap_err();
         assert_trap(&inner, call.seen.unwrap(), TrapCode::NullReference, 0, None);
         assert!(call.returned);
-        assert_trap(&outer, trap, TrapCode::BadSignature, CALL_HOST_INVALID as usize, None);
+        assert_trap(&outer, trap, TrapCode::BadSignature, CALL_HOST_INVALID, None);
         // And none is left: the same trap is not ours any more.
         assert_eq!(run(&load(RETURN, &[]), ptr::null_mut()), Ok(()));
     })

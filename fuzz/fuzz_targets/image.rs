@@ -72,23 +72,23 @@ fn try_file(file: &[u8]) {
 }
 
 /// Offsets to ask about.
-fn probes(image: &Unpublished) -> impl Iterator<Item = u32> {
+fn probes(image: &Unpublished) -> impl Iterator<Item = usize> {
     let len = image.text().len();
-    (0..len.min(512) as u32).chain([len as u32, u32::MAX])
+    (0..len.min(512)).chain([len, u32::MAX as usize, usize::MAX])
 }
 
 fn check_code(image: &Unpublished) {
     let len = image.text().len();
     let mut before = None;
     for (offset, code) in image.traps().iter() {
-        assert!((offset as usize) < len && before < Some(offset));
+        assert!(offset < len && before < Some(offset));
         assert_eq!(image.traps().get(offset), Some(code));
         before = Some(offset);
     }
     let mut end = 0;
     for function in image.functions().iter() {
         let range = function.range();
-        assert!(end <= range.start && !range.is_empty() && range.end as usize <= len);
+        assert!(end <= range.start && !range.is_empty() && range.end <= len);
         end = range.end;
         assert_eq!(image.functions().get(function.index()).as_ref(), Some(&function));
         assert_eq!(image.functions().by_key(function.key()), Some(function));
@@ -131,22 +131,21 @@ fn check_patches_and_addresses(image: &Unpublished) {
     for patch in image.patches().iter() {
         let range = patch.range();
         assert!(end <= range.start && (1..=16).contains(&range.len()) && patch.enabled() != patch.disabled());
-        assert_eq!(&text[range.start as usize..range.end as usize], patch.disabled());
+        assert_eq!(&text[range.start..range.end], patch.disabled());
         let function = image.functions().by_offset(range.start).expect("a patch lies in a function");
         assert!(function.key().is_defined() && range.end <= function.range().end);
         end = range.end;
     }
-    for (offset, _) in image.address_map().into_iter().flat_map(|map| map.iter()) {
-        assert!((offset as usize) < text.len());
+    for (offset, _) in image.address_map().iter() {
+        assert!(offset < text.len());
     }
     for offset in probes(image) {
         let next = image.patches().iter().enumerate().find(|(_, patch)| offset <= patch.offset());
         assert_eq!(image.patches().next_from(offset), next);
         assert!(image.patches().in_range(0..offset).end <= image.patches().len());
-        if let Some(map) = image.address_map() {
-            let last = map.iter().take_while(|entry| entry.0 <= offset).last();
-            assert_eq!(map.source_offset(offset), last.and_then(|entry| entry.1));
-        }
+        let map = image.address_map();
+        let last = map.iter().take_while(|entry| entry.0 <= offset).last();
+        assert_eq!(map.source_offset(offset), last.and_then(|entry| entry.1));
     }
 }
 
@@ -170,7 +169,7 @@ fn rebuild(image: &Unpublished) -> Vec<u8> {
     for signature in image.signatures().iter() {
         builder.signature(signature);
     }
-    for (offset, source) in image.address_map().into_iter().flat_map(|map| map.iter()) {
+    for (offset, source) in image.address_map().iter() {
         builder.address(offset, source);
     }
     for patch in image.patches().iter() {

@@ -18,13 +18,13 @@ fuzz_target!(|data: &[u8]| {
         check(&table, text_len);
     }
 
-    let sites: Vec<(u32, TrapCode)> = data
+    let sites: Vec<(usize, TrapCode)> = data
         .as_chunks()
         .0
         .iter()
-        .filter_map(|&[low, high, code]| Some((u32::from(u16::from_le_bytes([low, high])), TrapCode::from_u8(code)?)))
+        .filter_map(|&[low, high, code]| Some((usize::from(u16::from_le_bytes([low, high])), TrapCode::from_u8(code)?)))
         .collect();
-    let sound = sites.is_sorted_by(|a, b| a.0 < b.0) && sites.iter().all(|site| (site.0 as usize) < text_len);
+    let sound = sites.is_sorted_by(|a, b| a.0 < b.0) && sites.iter().all(|site| site.0 < text_len);
     match TrapTable::from_sorted(sites.iter().copied(), text_len) {
         Ok(table) => {
             assert!(sound);
@@ -38,12 +38,12 @@ fuzz_target!(|data: &[u8]| {
 
 fn check(table: &TrapTable, text_len: usize) {
     assert_eq!(table.iter().count(), table.len());
-    assert!(table.iter().all(|(offset, code)| (offset as usize) < text_len && table.get(offset) == Some(code)));
+    assert!(table.iter().all(|(offset, code)| offset < text_len && table.get(offset) == Some(code)));
     assert!(table.iter().is_sorted_by(|a, b| a.0 < b.0));
     let mut sites = table.iter().peekable();
-    for offset in 0..text_len as u32 + 2 {
+    for offset in 0..text_len + 2 {
         let site = sites.next_if(|site| site.0 == offset);
         assert_eq!(table.get(offset), site.map(|site| site.1));
     }
-    assert_eq!(table.get(u32::MAX), None);
+    assert_eq!(table.get(u32::MAX as usize), None);
 }

@@ -8,9 +8,8 @@ use super::error::ImageError;
 use super::format::Parsed;
 use super::tables::Tables;
 use super::tables::address_map::AddressMap;
-use super::tables::function_table::{Function, FunctionTable};
-use super::tables::index::{ModuleIndex, SignatureIndex};
-use super::tables::module_table::{ModuleInfo, ModuleTable};
+use super::tables::function_table::FunctionTable;
+use super::tables::module_table::ModuleTable;
 use super::tables::patch_table::PatchTable;
 use super::tables::signature_table::SignatureTable;
 use super::tables::trap_table::TrapTable;
@@ -48,7 +47,7 @@ pub struct Image {
 impl Image {
     /// Loads the image in `file`, the bytes of a whole file, without looking at its checksum.
     ///
-    /// Whatever the bytes are, the result is an error or code memory whose tables stay inside its text. Whether the
+    /// Whatever the bytes are, the result is an error or an image whose tables stay inside its text. Whether the
     /// text is what the compiler emitted only [`Image::parse_verified`] can tell.
     ///
     /// O(n), and O(n log n) for functions whose keys are out of order, and for signatures.
@@ -94,7 +93,7 @@ impl Image {
     ///
     /// # Safety
     ///
-    /// Until the result, and the code memory published from it, is dropped, nobody, this process or another, may change
+    /// Until the result, and the image published from it, is dropped, nobody, this process or another, may change
     /// or truncate the file. A private mapping is no snapshot: a later change of the file may show in text that was
     /// checked before, and be executed; reading what was truncated away raises SIGBUS. Replace such a file by renaming
     /// another over it.
@@ -158,19 +157,7 @@ impl Image {
     #[inline]
     #[must_use]
     pub fn trap_code(&self, offset: usize) -> Option<TrapCode> {
-        self.tables.traps.get(u32::try_from(offset).ok()?)
-    }
-
-    /// The function that the byte at `offset` of the text belongs to.
-    ///
-    /// O(log n).
-    ///
-    /// # Signal safety
-    ///
-    /// As for [`FunctionTable::by_offset`]: not for handlers.
-    #[must_use]
-    pub fn function_by_offset(&self, offset: usize) -> Option<Function<'_>> {
-        self.tables.functions.by_offset(u32::try_from(offset).ok()?)
+        self.tables.traps.get(offset)
     }
 
     /// Which instructions may trap.
@@ -192,33 +179,16 @@ impl Image {
         &self.tables.modules
     }
 
-    /// The module at `index`.
-    ///
-    /// O(1).
-    #[inline]
-    #[must_use]
-    pub fn module(&self, index: ModuleIndex) -> Option<ModuleInfo<'_>> {
-        self.tables.modules.get(index)
-    }
-
     /// The signatures that the functions' keys speak of.
     #[must_use]
     pub fn signatures(&self) -> &SignatureTable {
         &self.tables.signatures
     }
 
-    /// The signature at `index`, in the embedder's own encoding.
-    ///
-    /// O(1).
+    /// Where in the source the instructions came from. Empty if the image does not say.
     #[must_use]
-    pub fn signature(&self, index: SignatureIndex) -> Option<&[u8]> {
-        self.tables.signatures.get(index)
-    }
-
-    /// Where in the source the instructions came from, if the image says so of any.
-    #[must_use]
-    pub fn address_map(&self) -> Option<&AddressMap> {
-        self.tables.addresses.as_ref()
+    pub fn address_map(&self) -> &AddressMap {
+        &self.tables.addresses
     }
 
     /// Where a private copy of the text may be changed, and how.

@@ -1,4 +1,4 @@
-//! Code memory before its text may be executed.
+//! An image before its text may be executed.
 
 use std::fmt;
 use std::fs::File;
@@ -51,7 +51,7 @@ impl Unpublished {
         }
     }
 
-    /// Makes the text executable, and no longer writable, and hands out the finished code memory.
+    /// Makes the text executable, and no longer writable, and returns the finished image.
     ///
     /// Only the text's own pages change protection; they are never writable and executable at once. On return every
     /// thread that learns the address can execute the text: where hardware does not keep instruction caches coherent
@@ -112,10 +112,10 @@ impl Unpublished {
         &self.tables.signatures
     }
 
-    /// Where in the source the instructions came from, if the image says so of any.
+    /// Where in the source the instructions came from. Empty if the image does not say.
     #[must_use]
-    pub fn address_map(&self) -> Option<&AddressMap> {
-        self.tables.addresses.as_ref()
+    pub fn address_map(&self) -> &AddressMap {
+        &self.tables.addresses
     }
 
     /// Where a private copy of the text may be changed, and how.

@@ -9,24 +9,24 @@ use crate::image::Image;
 use crate::image::TrapTable;
 use crate::memory::PrivateText;
 
-/// Code that the process-wide registry knows: code memory, or a store's private copy of its text.
+/// Code that the process-wide registry knows: the text of an image, or a store's private copy of it.
 ///
 /// Offsets into the text mean the same in a copy, so that the tables of the image answer for both. A private copy may
 /// be patched by its store at any time: its bytes cannot be had from here.
 pub struct RegisteredText {
-    /// The memory's own table, one step nearer: a handler that comes from cold caches reads a line less.
+    /// The image's own table, one step nearer: a handler that comes from cold caches reads a line less.
     traps: TrapTable,
-    memory: Arc<Image>,
+    image: Arc<Image>,
     private: Option<PrivateText>,
 }
 
 impl RegisteredText {
-    pub(super) fn shared(memory: Arc<Image>) -> Self {
-        RegisteredText { traps: memory.traps().clone(), memory, private: None }
+    pub(super) fn shared(image: Arc<Image>) -> Self {
+        RegisteredText { traps: image.traps().clone(), image, private: None }
     }
 
-    pub(crate) fn private(memory: Arc<Image>, text: PrivateText) -> Self {
-        RegisteredText { traps: memory.traps().clone(), memory, private: Some(text) }
+    pub(crate) fn private(image: Arc<Image>, text: PrivateText) -> Self {
+        RegisteredText { traps: image.traps().clone(), image, private: Some(text) }
     }
 
     /// Why the instruction at `offset` bytes into the text traps, if it is a trap site.
@@ -39,10 +39,10 @@ impl RegisteredText {
     #[inline]
     #[must_use]
     pub fn trap_code(&self, offset: usize) -> Option<TrapCode> {
-        self.traps.get(u32::try_from(offset).ok()?)
+        self.traps.get(offset)
     }
 
-    /// The code memory that was registered, or the one that the private copy was made from.
+    /// The image that was registered, or the one that the private copy was made from.
     ///
     /// # Signal safety
     ///
@@ -50,7 +50,7 @@ impl RegisteredText {
     #[inline]
     #[must_use]
     pub fn image(&self) -> &Arc<Image> {
-        &self.memory
+        &self.image
     }
 
     /// Whether this is a store's private copy of [`image`](Self::image)'s text.
@@ -70,7 +70,7 @@ impl RegisteredText {
     pub fn text_range(&self) -> Range<usize> {
         match &self.private {
             Some(text) => text.range(),
-            None => self.memory.text_range(),
+            None => self.image.text_range(),
         }
     }
 
@@ -84,7 +84,7 @@ impl fmt::Debug for RegisteredText {
         f.debug_struct("RegisteredText")
             .field("text", &format_args!("{:#x?}", self.text_range()))
             .field("private", &self.is_private())
-            .field("memory", &self.memory)
+            .field("image", &self.image)
             .finish()
     }
 }

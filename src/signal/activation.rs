@@ -279,9 +279,9 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///     0x0f, 0x0b, // ud2
 /// ]);
 /// image.trap(15, TrapCode::Unreachable);
-/// let memory = Arc::new(Image::parse(&image.finish()?)?.publish()?);
-/// let _registration = process::register(memory.clone())?;
-/// let start = memory.text_range().start;
+/// let image = Arc::new(Image::parse(&image.finish()?)?.publish()?);
+/// let _registration = process::register(image.clone())?;
+/// let start = image.text_range().start;
 /// // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
 /// let function: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(start) };
 /// // SAFETY: nothing else in this program relies on these signals.

@@ -14,12 +14,12 @@
 //! let udf_or_ud2: &[u8] = if cfg!(target_arch = "aarch64") { &[0, 0, 0, 0] } else { &[0x0f, 0x0b] };
 //! image.text(udf_or_ud2);
 //! image.trap(0, TrapCode::Unreachable);
-//! let memory = Arc::new(Image::parse(&image.finish()?)?.publish()?);
-//! let _registration = process::register(memory.clone())?;
+//! let image = Arc::new(Image::parse(&image.finish()?)?.publish()?);
+//! let _registration = process::register(image.clone())?;
 //!
 //! // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
 //! let function: unsafe extern "C" fn(*mut c_void) =
-//!     unsafe { std::mem::transmute(memory.text_range().start) };
+//!     unsafe { std::mem::transmute(image.text_range().start) };
 //! // SAFETY: nothing else in this program relies on these signals.
 //! unsafe { install(Signals::all())? };
 //! // SAFETY: the function skips no frame but its own.

@@ -33,7 +33,7 @@ struct Asked {
     /// Its place in the patch table of the image.
     patch: usize,
     /// Where that is in the text.
-    text_offset: u32,
+    text_offset: usize,
     count: u32,
 }
 
@@ -41,7 +41,7 @@ struct Asked {
 struct Key {
     module: ModuleId,
     function: DefinedFunctionIndex,
-    offset: u32,
+    offset: usize,
 }
 
 struct Point {
@@ -66,9 +66,9 @@ pub struct Breakpoint {
     /// The function, by its index among those that the module defines.
     pub function: DefinedFunctionIndex,
     /// Where it was asked for, in bytes from the start of the function.
-    pub offset: u32,
+    pub offset: usize,
     /// Where it stops, in bytes from the start of the text: at the first patch point from there on.
-    pub text_offset: u32,
+    pub text_offset: usize,
     /// How many times it was set and not cleared.
     pub count: u32,
 }
@@ -98,9 +98,9 @@ pub enum BreakpointError {
         /// The function.
         function: DefinedFunctionIndex,
         /// Where it was asked for, in bytes from the start of the function.
-        offset: u32,
+        offset: usize,
         /// The function's length in bytes.
-        len: u32,
+        len: usize,
     },
     /// There is no such breakpoint.
     NotSet {
@@ -109,7 +109,7 @@ pub enum BreakpointError {
         /// The function.
         function: DefinedFunctionIndex,
         /// The offset.
-        offset: u32,
+        offset: usize,
     },
     /// The breakpoint is set 2^32 - 1 times already.
     TooMany {
@@ -118,7 +118,7 @@ pub enum BreakpointError {
         /// The function.
         function: DefinedFunctionIndex,
         /// The offset.
-        offset: u32,
+        offset: usize,
     },
     /// No memory to remember it, or that all patch points are to stop.
     OutOfMemory {
@@ -151,7 +151,7 @@ impl ModuleRegistry {
         &mut self,
         module: &Module,
         function: DefinedFunctionIndex,
-        offset: u32,
+        offset: usize,
     ) -> Result<Breakpoint, BreakpointError> {
         if !self.debugs_guests() {
             return Err(BreakpointError::SharedCode { engine: self.engine() });
@@ -192,7 +192,7 @@ impl ModuleRegistry {
         &mut self,
         module: ModuleId,
         function: DefinedFunctionIndex,
-        offset: u32,
+        offset: usize,
     ) -> Result<u32, BreakpointError> {
         let not_set = BreakpointError::NotSet { module, function, offset };
         // What was never asked for needs no memory.
@@ -340,7 +340,7 @@ fn write<I: Iterator<Item = usize>>(
         which().filter_map(|index| {
             let patch = patches.get(index)?;
             let bytes = if wanted(index) { patch.enabled() } else { patch.disabled() };
-            Some((patch.offset() as usize, bytes))
+            Some((patch.offset(), bytes))
         })
     };
     let mut wrong = all().filter(|patch| code.holds(*patch) == Some(false)).map(|(at, bytes)| at..at + bytes.len());

@@ -70,7 +70,7 @@ struct Loaded {
     /// The engine's id of each signature of the image.
     signatures: Box<[SignatureId]>,
     /// By ascending id: the trampoline's offset in the text.
-    guest_to_host: Box<[(SignatureId, u32)]>,
+    guest_to_host: Box<[(SignatureId, usize)]>,
 }
 
 impl EngineCode {
@@ -182,10 +182,10 @@ impl EngineCode {
     /// O(log n).
     #[must_use]
     pub fn guest_to_host_trampoline(&self, signature: SignatureId) -> Option<EnginePc> {
-        EnginePc::at(&self.text_range(), self.guest_to_host_offset(signature)? as usize)
+        EnginePc::at(&self.text_range(), self.guest_to_host_offset(signature)?)
     }
 
-    pub(super) fn guest_to_host_offset(&self, signature: SignatureId) -> Option<u32> {
+    pub(super) fn guest_to_host_offset(&self, signature: SignatureId) -> Option<usize> {
         let trampolines = &self.0.loaded.guest_to_host;
         let at = trampolines.binary_search_by_key(&signature, |(id, _)| *id).ok()?;
         Some(trampolines.get(at)?.1)
@@ -247,7 +247,7 @@ impl Drop for Interned<'_> {
 fn check_patches(memory: &Image) -> Result<(), LoadError> {
     let is_there = |patch: &Patch<'_>| {
         let range = patch.range();
-        memory.text().get(range.start as usize..range.end as usize) == Some(patch.disabled())
+        memory.text().get(range) == Some(patch.disabled())
     };
     match memory.patches().iter().find(|patch| !is_there(patch)) {
         Some(patch) => Err(LoadError::PatchNotInText { range: patch.range() }),
@@ -258,7 +258,7 @@ fn check_patches(memory: &Image) -> Result<(), LoadError> {
 fn guest_to_host(
     functions: &FunctionTable,
     signatures: &[SignatureId],
-) -> Result<Box<[(SignatureId, u32)]>, LoadError> {
+) -> Result<Box<[(SignatureId, usize)]>, LoadError> {
     let offsets = || {
         functions.iter().filter_map(|function| match function.key() {
             FunctionKey::GuestToHost { signature } => {

@@ -26,7 +26,7 @@ pub enum LoadError {
     /// published.
     PatchNotInText {
         /// The patch, in bytes from the start of the text.
-        range: Range<u32>,
+        range: Range<usize>,
     },
     /// More function types in this process than can be numbered.
     TooManySignatures,

@@ -11,7 +11,7 @@ pub struct FrameInfo<'s> {
     module: &'s Module,
     function: Function<'s>,
     index: DefinedFunctionIndex,
-    text_offset: u32,
+    text_offset: usize,
 }
 
 impl<'s> FrameInfo<'s> {
@@ -21,7 +21,7 @@ impl<'s> FrameInfo<'s> {
         module: &'s Module,
         function: Function<'s>,
         index: DefinedFunctionIndex,
-        text_offset: u32,
+        text_offset: usize,
     ) -> Self {
         FrameInfo { module, function, index, text_offset }
     }
@@ -62,13 +62,13 @@ impl<'s> FrameInfo<'s> {
     /// call before it.
     #[inline]
     #[must_use]
-    pub fn text_offset(&self) -> u32 {
+    pub fn text_offset(&self) -> usize {
         self.text_offset
     }
 
     /// The same from the start of the function.
     #[must_use]
-    pub fn function_offset(&self) -> u32 {
+    pub fn function_offset(&self) -> usize {
         // The function holds the offset.
         self.text_offset.wrapping_sub(self.function.range().start)
     }
@@ -81,7 +81,7 @@ impl<'s> FrameInfo<'s> {
         self.module
             .engine_code()
             .image()
-            .address_map()?
+            .address_map()
             .source_offset_from(self.function.range().start, self.text_offset)
     }
 

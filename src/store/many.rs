@@ -76,9 +76,8 @@ impl<'s> ImageRef<'s> {
 
     /// The function that `pc` lies in, and the offset of `pc` in the text.
     #[inline]
-    pub(super) fn function(self, pc: usize) -> Option<(Function<'s>, u32)> {
+    pub(super) fn function(self, pc: usize) -> Option<(Function<'s>, usize)> {
         let offset = StorePc::new(pc).offset_in(&self.code.text_range())?;
-        let offset = u32::try_from(offset).ok()?;
         Some((self.engine_code.functions().by_offset(offset)?, offset))
     }
 

@@ -82,7 +82,7 @@ impl Module {
     #[inline]
     #[must_use]
     pub fn info(&self) -> ModuleInfo<'_> {
-        self.code.image().module(self.index).expect("made with an index that the image has")
+        self.code.image().modules().get(self.index).expect("made with an index that the image has")
     }
 
     /// The module's name in the source, if the image has it.
@@ -113,7 +113,7 @@ impl Module {
     pub fn host_to_guest_trampoline(&self, function: DefinedFunctionIndex) -> Option<EnginePc> {
         let key = FunctionKey::HostToGuest { module: self.index, function };
         let offset = self.code.functions().by_key(key)?.range().start;
-        EnginePc::at(&self.code.text_range(), offset as usize)
+        EnginePc::at(&self.code.text_range(), offset)
     }
 
     /// As [`EngineCode::guest_to_host_trampoline`]: trampolines belong to the image.

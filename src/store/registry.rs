@@ -410,7 +410,7 @@ impl ModuleRegistry {
 }
 
 fn trampoline(image: ImageRef<'_>, signature: SignatureId) -> Option<StorePc> {
-    image.code.pc(image.engine_code.guest_to_host_offset(signature)? as usize)
+    image.code.pc(image.engine_code.guest_to_host_offset(signature)?)
 }
 
 impl fmt::Debug for ModuleRegistry {

@@ -233,7 +233,7 @@ impl<'s> ModuleWithCode<'s> {
     /// O(log n).
     #[must_use]
     pub fn function_pc(&self, function: DefinedFunctionIndex) -> Option<StorePc> {
-        self.code.pc(self.module.function(function)?.range().start as usize)
+        self.code.pc(self.module.function(function)?.range().start)
     }
 
     /// Where the store executes what the engine has at `pc`, if that is in the module's image.

@@ -111,7 +111,7 @@ fn a_call_of_the_host_may_be_the_last_instruction_of_its_code() {
     }
     in_child("", || {
         let (guest, exit) = (Guest::load(0), Exit::new());
-        let end = guest.memory.text_range().end;
+        let end = guest.image.text_range().end;
         assert!(process::with(end, |_| ()).is_none() && process::with(end - 1, |_| ()).is_some());
         let data = ptr::without_provenance_mut(end);
         let mut context = Context { host: called_from_the_end, data, ..Context::new(3, CALL_HOST, &exit) };

@@ -76,32 +76,32 @@ pub struct Placed {
 /// Guest code that is mapped and registered.
 pub struct Guest {
     pub functions: Vec<Placed>,
-    pub memory: Arc<Image>,
+    pub image: Arc<Image>,
     _registration: process::Registration,
 }
 
 impl Guest {
     /// With so many bytes more in the frames of `a`, `b` and `c` than they need.
     pub fn load(frame: u32) -> Guest {
-        let image = compile(frame);
+        let library = compile(frame);
         let mut builder = ImageBuilder::new();
-        builder.text(image.text.as_slice());
-        for function in &image.functions {
+        builder.text(library.text.as_slice());
+        for function in &library.functions {
             if let Some(trap) = function.trap {
                 builder.trap(trap, TrapCode::Unreachable);
             }
         }
-        let memory = Arc::new(Image::parse(&builder.finish().unwrap()).unwrap().publish().unwrap());
-        let registration = process::register(memory.clone()).unwrap();
-        let start = memory.text_range().start;
+        let image = Arc::new(Image::parse(&builder.finish().unwrap()).unwrap().publish().unwrap());
+        let registration = process::register(image.clone()).unwrap();
+        let start = image.text_range().start;
         let place = |function: &Compiled| Placed {
             range: start + function.range.start..start + function.range.end,
             after_call: start + function.after(|target| target != TRAMPOLINE),
             after_trampoline: start + function.after(|target| target == TRAMPOLINE),
-            trap: start + function.trap.unwrap_or(0) as usize,
+            trap: start + function.trap.unwrap_or(0),
         };
-        let functions = image.functions.iter().map(place).collect();
-        Guest { functions, memory, _registration: registration }
+        let functions = library.functions.iter().map(place).collect();
+        Guest { functions, image, _registration: registration }
     }
 
     pub fn main(&self) -> unsafe extern "C" fn(*mut c_void) {
@@ -140,7 +140,7 @@ struct Compiled {
     range: Range<usize>,
     /// Whom it calls directly, and where that returns to.
     calls: Vec<(usize, usize)>,
-    trap: Option<u32>,
+    trap: Option<usize>,
 }
 
 impl Compiled {
@@ -193,7 +193,7 @@ fn place(isa: &OwnedTargetIsa, function: Function, image: &mut Library, links: &
     image.functions.push(Compiled {
         range: start..image.text.len(),
         calls,
-        trap: trap.map(|trap| u32::try_from(start).unwrap() + trap.offset),
+        trap: trap.map(|trap| start + trap.offset as usize),
     });
 }
 

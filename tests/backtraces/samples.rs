@@ -156,7 +156,7 @@ fn samples_at_random_instructions_have_right_frames() {
             sampled.join().unwrap();
         });
         let (mut in_guest, mut in_host, mut hidden, mut nested) = (0, 0, 0, 0);
-        let text = guest.memory.text_range();
+        let text = guest.image.text_range();
         for (backtrace, pc) in COLLECTED.backtraces.iter().zip(&COLLECTED.pcs) {
             // SAFETY: all handlers are done.
             let (backtrace, pc) = (unsafe { &*backtrace.get() }, pc.load(Ordering::SeqCst));

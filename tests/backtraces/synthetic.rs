@@ -50,8 +50,8 @@ impl Drop for Stack {
 fn some_code() -> (process::Registration, Range<usize>) {
     let mut image = ImageBuilder::new();
     image.text([0x90; 256]);
-    let memory = Arc::new(Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
-    (process::register(memory.clone()).unwrap(), memory.text_range())
+    let image = Arc::new(Image::parse(&image.finish().unwrap()).unwrap().publish().unwrap());
+    (process::register(image.clone()).unwrap(), image.text_range())
 }
 
 /// A word of the stack, before addresses are known.

@@ -23,20 +23,20 @@ pub type Guest = unsafe extern "C" fn(*mut c_void);
 pub struct Loaded {
     pub start: usize,
     _registration: process::Registration,
-    memory: Arc<Image>,
+    image: Arc<Image>,
 }
 
 /// Loads `text` with trap sites at the given offsets and registers it.
-pub fn load(text: &[u8], traps: &[(u32, TrapCode)]) -> Loaded {
+pub fn load(text: &[u8], traps: &[(usize, TrapCode)]) -> Loaded {
     let mut image = ImageBuilder::new();
     image.text(text);
     for &(offset, code) in traps {
         image.trap(offset, code);
     }
     let image = image.finish().unwrap();
-    let memory = Arc::new(Image::parse(&image).unwrap().publish().unwrap());
-    let registration = process::register(memory.clone()).unwrap();
-    Loaded { start: memory.text_range().start, _registration: registration, memory }
+    let image = Arc::new(Image::parse(&image).unwrap().publish().unwrap());
+    let registration = process::register(image.clone()).unwrap();
+    Loaded { start: image.text_range().start, _registration: registration, image }
 }
 
 impl Loaded {
@@ -48,7 +48,7 @@ impl Loaded {
 
     /// Hides the code from lookups and keeps it executable.
     pub fn unregister(self) -> (Guest, Arc<Image>) {
-        (self.guest(), self.memory.clone())
+        (self.guest(), self.image.clone())
     }
 }
 

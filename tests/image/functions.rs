@@ -196,7 +196,7 @@ proptest! {
     #[test]
     fn functions_are_found_by_offset_and_by_key_as_in_a_naive_table(
         keys in prop::collection::vec(any_key(), 0..40),
-        gaps in prop::collection::vec((0..4_u32, 1..9_u32), 40),
+        gaps in prop::collection::vec((0..4_usize, 1..9_usize), 40),
         unique: bool,
         sorted: bool,
     ) {
@@ -223,7 +223,7 @@ proptest! {
             image.compiled(range.clone(), key, None);
             naive.push((key, range));
         }
-        image.text(vec![0x90; end as usize + 5]);
+        image.text(vec![0x90; end + 5]);
         let by_key: BTreeMap<_, _> = naive.iter().cloned().collect();
         if by_key.len() != naive.len() {
             assert_error!(image.finish(), Err(ImageError::DuplicateFunctionKey { .. }));

@@ -29,7 +29,7 @@ fn empty_text_is_legal_and_maps_nothing() {
     }
     assert!(code.text_range().is_empty());
     assert_eq!(code.trap_code(0), None);
-    assert_eq!(code.function_by_offset(0), None);
+    assert_eq!(code.functions().by_offset(0), None);
     let temporary = Temporary::new("empty", &file);
     // SAFETY: only this test knows the file.
     let code = unsafe { Image::from_file(&temporary.open()) }.unwrap().publish().unwrap();
@@ -93,7 +93,7 @@ fn published_text_runs() {
     #[cfg(target_arch = "aarch64")]
     let (text, number, with_42) = ([0x20, 0x05, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6], 0, 0x40); // mov w0, #41; ret
     let mut image = ImageBuilder::new();
-    image.text(text).function(0..text.len() as u32, Some("answer"));
+    image.text(text).function(0..text.len(), Some("answer"));
     let mut unpublished = Image::parse(&built(&mut image)).unwrap();
     unpublished.text_mut()[number] = with_42;
     let code = unpublished.publish().unwrap();

@@ -33,13 +33,13 @@ fn what_was_built_is_what_is_loaded() {
     assert_eq!(code.trap_code(47), Some(TrapCode::Unreachable));
     assert_eq!(code.trap_code(4), None);
     assert_eq!(code.trap_code((1 << 32) + 3), None);
-    let function = code.function_by_offset(9).unwrap();
+    let function = code.functions().by_offset(9).unwrap();
     assert_eq!((function.index(), function.range(), function.name()), (0, 0..10, Some("first")));
-    assert_eq!(code.function_by_offset(10).unwrap().name(), None);
-    assert_eq!(code.function_by_offset(12), None);
-    assert_eq!(code.function_by_offset(47).unwrap().name(), Some("last"));
-    assert_eq!(code.function_by_offset(48), None);
-    assert_eq!(code.function_by_offset((1 << 32) + 9), None);
+    assert_eq!(code.functions().by_offset(10).unwrap().name(), None);
+    assert_eq!(code.functions().by_offset(12), None);
+    assert_eq!(code.functions().by_offset(47).unwrap().name(), Some("last"));
+    assert_eq!(code.functions().by_offset(48), None);
+    assert_eq!(code.functions().by_offset((1 << 32) + 9), None);
     assert_eq!(code.section("types"), Some(b"signatures".as_slice()));
     assert_eq!(code.section("other"), None);
     check_traps(48, code.traps());
@@ -71,19 +71,19 @@ prop_compose! {
 }
 
 /// Functions as (gap before, length, name).
-type Layout = Vec<(u32, u32, Option<String>)>;
+type Layout = Vec<(usize, usize, Option<String>)>;
 
 proptest! {
     #[test]
     fn any_image_comes_back_as_it_was(
         text in prop::collection::vec(any::<u8>(), 0..300),
-        traps in prop::collection::btree_map(0_u32..300, any_code(), 0..40),
-        layout in prop::collection::vec((0_u32..5, 1_u32..20, prop::option::of("\\PC{0,8}")), 0..20),
+        traps in prop::collection::btree_map(0_usize..300, any_code(), 0..40),
+        layout in prop::collection::vec((0_usize..5, 1_usize..20, prop::option::of("\\PC{0,8}")), 0..20),
         sections in prop::collection::btree_map("[a-z.]{1,8}", prop::collection::vec(any::<u8>(), 0..20), 0..4),
         align in 0_u32..13,
     ) {
         let layout: Layout = layout;
-        let traps: Vec<_> = traps.into_iter().filter(|site| (site.0 as usize) < text.len()).collect();
+        let traps: Vec<_> = traps.into_iter().filter(|site| site.0 < text.len()).collect();
         let mut image = ImageBuilder::new();
         image.text(text.clone()).text_align(1 << align);
         for &(offset, code) in &traps {
@@ -94,7 +94,7 @@ proptest! {
         for (gap, len, name) in layout {
             let range = at + gap..at + gap + len;
             at = range.end;
-            if range.end as usize <= text.len() {
+            if range.end <= text.len() {
                 image.function(range.clone(), name.as_deref());
                 functions.push((range, name.filter(|name| !name.is_empty())));
             }

@@ -15,14 +15,14 @@ pub fn check_unpublished(image: &Unpublished) {
 }
 
 /// Every offset that may matter, and some that are far outside.
-fn offsets(text_len: usize) -> impl Iterator<Item = u32> + Clone {
-    (0..text_len as u32 + 2).chain([u32::MAX - 1, u32::MAX])
+fn offsets(text_len: usize) -> impl Iterator<Item = usize> + Clone {
+    (0..text_len + 2).chain([u32::MAX - 1, u32::MAX].map(|far| far as usize)).chain([usize::MAX])
 }
 
 pub fn check_traps(text_len: usize, traps: &TrapTable) {
     let sites: Vec<_> = traps.iter().collect();
     assert_eq!(sites.len(), traps.len());
-    assert!(sites.iter().all(|site| (site.0 as usize) < text_len));
+    assert!(sites.iter().all(|site| site.0 < text_len));
     assert!(sites.is_sorted_by(|a, b| a.0 < b.0));
     for offset in offsets(text_len) {
         let site = sites.iter().find(|site| site.0 == offset);
@@ -34,7 +34,7 @@ pub fn check_functions(text_len: usize, functions: &FunctionTable) {
     let listed: Vec<_> = functions.iter().collect();
     assert_eq!(listed.len(), functions.len());
     assert!(listed.iter().zip(0..).all(|(function, place)| function.index() == place));
-    assert!(listed.iter().all(|f| !f.range().is_empty() && f.range().end as usize <= text_len));
+    assert!(listed.iter().all(|f| !f.range().is_empty() && f.range().end <= text_len));
     assert!(listed.is_sorted_by(|a, b| a.range().end <= b.range().start));
     for offset in offsets(text_len) {
         let function = listed.iter().find(|function| function.range().contains(&offset));
@@ -82,13 +82,11 @@ fn check_keys(image: &Unpublished) {
 }
 
 fn check_addresses(image: &Unpublished) {
-    let Some(map) = image.address_map() else {
-        return;
-    };
+    let map = image.address_map();
     let entries: Vec<_> = map.iter().collect();
-    assert!(!entries.is_empty() && entries.len() == map.len());
+    assert_eq!((entries.len(), entries.is_empty()), (map.len(), map.is_empty()));
     assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
-    assert!(entries.iter().all(|entry| (entry.0 as usize) < image.text().len()));
+    assert!(entries.iter().all(|entry| entry.0 < image.text().len()));
     for offset in offsets(image.text().len()) {
         let last = entries.iter().rfind(|entry| entry.0 <= offset);
         assert_eq!(map.source_offset(offset), last.and_then(|entry| entry.1));
@@ -109,7 +107,7 @@ fn check_patches(image: &Unpublished) {
         assert!((1..=16).contains(&patch.range().len()));
         assert_eq!((patch.range().start, patch.range().len()), (patch.offset(), patch.enabled().len()));
         assert_ne!(patch.enabled(), patch.disabled());
-        assert_eq!(&text[patch.offset() as usize..patch.range().end as usize], patch.disabled());
+        assert_eq!(&text[patch.offset()..patch.range().end], patch.disabled());
         let function = image.functions().by_offset(patch.offset()).expect("a patch lies in a function");
         assert!(function.key().is_defined() && patch.range().end <= function.range().end);
     }

@@ -11,7 +11,7 @@ use crate::support::{assert_error, built, small, trap_bytes, with_tables, words}
 fn trap_sites_out_of_order_twice_or_outside_are_refused_by_the_builder() {
     let unreachable = TrapCode::Unreachable;
     let sites =
-        |a: u32, b: u32| ImageBuilder::new().text([0x90; 16]).trap(a, unreachable).trap(b, unreachable).finish();
+        |a: usize, b: usize| ImageBuilder::new().text([0x90; 16]).trap(a, unreachable).trap(b, unreachable).finish();
     assert!(sites(0, 15).is_ok());
     assert_error!(sites(9, 4), Err(ImageError::TrapsOutOfOrder { previous: 9, offset: 4 }));
     assert_error!(sites(4, 4), Err(ImageError::TrapsOutOfOrder { previous: 4, offset: 4 }));
@@ -35,7 +35,7 @@ fn trap_sites_out_of_order_twice_outside_or_of_no_meaning_are_refused_by_the_par
 
 #[test]
 fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_builder() {
-    let functions = |a: Range<u32>, b: Range<u32>| {
+    let functions = |a: Range<usize>, b: Range<usize>| {
         ImageBuilder::new().text([0x90; 16]).function(a, None).function(b, None).finish()
     };
     assert!(functions(0..4, 4..16).is_ok());
@@ -97,4 +97,26 @@ fn settings_that_no_image_can_have_are_refused_by_the_builder() {
     let loaded = Image::parse_verified(&file).unwrap();
     assert_eq!(loaded.section(&longest), Some(b"yes".as_slice()));
     assert_error!(small().section("types", []).finish(), Err(ImageError::DuplicateSection { .. }));
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn an_offset_that_does_not_fit_in_32_bits_is_refused_with_its_number() {
+    let far = (1 << 32) + 4;
+    let refused = |change: &dyn Fn(&mut ImageBuilder)| {
+        let mut image = ImageBuilder::new();
+        change(image.text([0x90; 16]));
+        let error = image.finish().unwrap_err();
+        assert!(matches!(&error, ImageError::OffsetTooLarge { offset, .. } if *offset == far), "{error:?}");
+        assert!(error.to_string().contains("0x100000004"), "{error}");
+    };
+    refused(&|image| _ = image.trap(far, TrapCode::Unreachable));
+    refused(&|image| _ = image.function(far..far + 8, None));
+    refused(&|image| _ = image.function(4..far, None));
+    refused(&|image| _ = image.address(far, None));
+    refused(&|image| _ = image.patch(far, [1], [2]));
+    let image = Image::parse(&built(&mut small())).unwrap();
+    assert_eq!(image.traps().get((1 << 32) + 3), None, "a site at 3 is not one at 2^32 + 3");
+    assert_eq!(image.functions().by_offset((1 << 32) + 4), None);
+    assert_eq!(image.address_map().source_offset(1 << 32), image.address_map().source_offset(1 << 31));
 }

@@ -22,7 +22,7 @@ use trapline::signal::{Trap, catch_trap};
 fn a_trap_restores_callee_saved_registers_and_floating_point_control() {
     in_child("", || {
         install_all();
-        let site = u32::try_from(CHANGE_EVERYTHING.len() - TRAP_LENGTH).unwrap();
+        let site = CHANGE_EVERYTHING.len() - TRAP_LENGTH;
         let code = load(CHANGE_EVERYTHING, &[(site, TrapCode::Unreachable)]);
         struct Call {
             guest: Guest,

@@ -15,17 +15,17 @@ use trapline::store::{Engine, EngineCode};
 pub struct Piece {
     pub name: String,
     code: Vec<u8>,
-    traps: Vec<(u32, trapline::TrapCode)>,
+    traps: Vec<(usize, trapline::TrapCode)>,
     calls: Vec<Call>,
     /// Where calls can be switched off.
-    patchable: Vec<Range<u32>>,
+    patchable: Vec<Range<usize>>,
     /// Source positions: where each begins and ends.
-    sources: Vec<(Range<u32>, u32)>,
+    sources: Vec<(Range<usize>, u32)>,
     nops: Vec<Vec<u8>>,
 }
 
 struct Call {
-    at: u32,
+    at: usize,
     target: String,
     addend: i64,
     kind: Reloc,
@@ -53,13 +53,13 @@ fn piece(function: cranelift_codegen::ir::Function, isa: &OwnedTargetIsa) -> Pie
     Piece {
         name,
         code: buffer.data().to_vec(),
-        traps: buffer.traps().iter().map(|trap| (trap.offset, trap_code(trap.code))).collect(),
+        traps: buffer.traps().iter().map(|trap| (trap.offset as usize, trap_code(trap.code))).collect(),
         calls: buffer
             .relocs()
             .iter()
             .map(|reloc| match &reloc.target {
                 FinalizedRelocTarget::ExternalName(target @ ExternalName::TestCase(_)) => Call {
-                    at: reloc.offset,
+                    at: reloc.offset as usize,
                     target: target.display(None).to_string().trim_start_matches('%').to_owned(),
                     addend: reloc.addend,
                     kind: reloc.kind,
@@ -67,12 +67,15 @@ fn piece(function: cranelift_codegen::ir::Function, isa: &OwnedTargetIsa) -> Pie
                 other => panic!("no rule to link {other:?}"),
             })
             .collect(),
-        patchable: buffer.patchable_call_sites().map(|site| site.ret_addr - site.len..site.ret_addr).collect(),
+        patchable: buffer
+            .patchable_call_sites()
+            .map(|site| (site.ret_addr - site.len) as usize..site.ret_addr as usize)
+            .collect(),
         sources: buffer
             .get_srclocs_sorted()
             .iter()
             .filter(|place| !place.loc.is_default())
-            .map(|place| (place.start..place.end, place.loc.bits()))
+            .map(|place| (place.start as usize..place.end as usize, place.loc.bits()))
             .collect(),
         nops: buffer.nop_units.clone(),
     }
@@ -100,7 +103,7 @@ pub fn defined(module: u32, function: u32) -> FunctionKey {
 pub struct Linker {
     pub image: ImageBuilder,
     text: Vec<u8>,
-    placed: Vec<(FunctionKey, Piece, u32)>,
+    placed: Vec<(FunctionKey, Piece, usize)>,
 }
 
 impl Linker {
@@ -115,16 +118,16 @@ impl Linker {
     pub fn add(&mut self, key: FunctionKey, piece: Piece) -> &mut Self {
         // At least one byte between functions, which belongs to none.
         self.text.resize((self.text.len() + 1).next_multiple_of(16), 0xcc);
-        self.placed.push((key, piece, self.text.len() as u32));
+        self.placed.push((key, piece, self.text.len()));
         let (_, piece, _) = self.placed.last().unwrap();
         self.text.extend_from_slice(&piece.code);
         self
     }
 
     /// The image, and where everything is in its text.
-    pub fn link(&mut self) -> (Vec<u8>, Vec<(FunctionKey, Range<u32>)>) {
+    pub fn link(&mut self) -> (Vec<u8>, Vec<(FunctionKey, Range<usize>)>) {
         self.text.extend([0xcc; 7]);
-        let starts: HashMap<&str, u32> =
+        let starts: HashMap<&str, usize> =
             self.placed.iter().map(|(_, piece, start)| (piece.name.as_str(), *start)).collect();
         for (_, piece, start) in &self.placed {
             for call in &piece.calls {
@@ -133,7 +136,7 @@ impl Linker {
         }
         let mut layout = Vec::new();
         for (key, piece, start) in &self.placed {
-            let range = *start..start + piece.code.len() as u32;
+            let range = *start..start + piece.code.len();
             self.image.compiled(range.clone(), *key, Some(&piece.name));
             for (offset, code) in &piece.traps {
                 self.image.trap(start + offset, *code);
@@ -141,12 +144,12 @@ impl Linker {
             for (source, position) in &piece.sources {
                 self.image.address(start + source.start, Some(*position));
                 let followed = piece.sources.iter().any(|(next, _)| next.start == source.end);
-                if !followed && source.end < piece.code.len() as u32 {
+                if !followed && source.end < piece.code.len() {
                     self.image.address(start + source.end, None);
                 }
             }
             for patch in &piece.patchable {
-                let place = (start + patch.start) as usize..(start + patch.end) as usize;
+                let place = start + patch.start..start + patch.end;
                 let enabled = self.text[place.clone()].to_vec();
                 let disabled = nops(&piece.nops, enabled.len());
                 self.text[place].copy_from_slice(&disabled);
@@ -169,9 +172,9 @@ fn nops(units: &[Vec<u8>], len: usize) -> Vec<u8> {
     bytes
 }
 
-fn resolve(text: &mut [u8], at: u32, target: u32, call: &Call) {
-    let distance = i64::from(target) + call.addend - i64::from(at);
-    let field: &mut [u8; 4] = text[at as usize..].first_chunk_mut().unwrap();
+fn resolve(text: &mut [u8], at: usize, target: usize, call: &Call) {
+    let distance = target as i64 + call.addend - at as i64;
+    let field: &mut [u8; 4] = text[at..].first_chunk_mut().unwrap();
     match call.kind {
         Reloc::X86CallPCRel4 => *field = i32::try_from(distance).unwrap().to_le_bytes(),
         Reloc::Arm64Call => {

@@ -11,7 +11,7 @@ use trapline::{PcKind, TrapCode, process};
 const MODULES: u32 = 3;
 
 /// Three modules with two functions each, woven into one another; and a trampoline that belongs to none.
-fn image() -> (Vec<u8>, Vec<(FunctionKey, Range<u32>)>) {
+fn image() -> (Vec<u8>, Vec<(FunctionKey, Range<usize>)>) {
     let mut linker = Linker::default();
     for name in ["zero", "one", "two"] {
         linker.image.module(ModuleDescription { imported_functions: 10, ..named(name) });
@@ -46,10 +46,10 @@ fn module(code: &EngineCode, index: u32) -> Module {
 }
 
 /// Every pc of the image stands for what it should, if exactly `registered` modules are.
-fn check(store: &ModuleRegistry, code: &EngineCode, layout: &[(FunctionKey, Range<u32>)], registered: &[u32]) {
+fn check(store: &ModuleRegistry, code: &EngineCode, layout: &[(FunctionKey, Range<usize>)], registered: &[u32]) {
     let base = store.store_code_base(code).unwrap().as_usize();
-    for offset in 0..code.image().text().len() as u32 {
-        let pc = base + offset as usize;
+    for offset in 0..code.image().text().len() {
+        let pc = base + offset;
         let key = layout.iter().find(|(_, range)| range.contains(&offset)).map(|(key, _)| *key);
         let frame = store.lookup_frame_info(pc, PcKind::Interrupted).map(|(frame, with_code)| {
             assert_eq!(with_code.module().id(), frame.module().id());
@@ -67,7 +67,7 @@ fn check(store: &ModuleRegistry, code: &EngineCode, layout: &[(FunctionKey, Rang
             }
             _ => assert_eq!((frame, module), (None, None), "offset {offset}"),
         }
-        assert_eq!(store.lookup_trap_code(pc), code.image().trap_code(offset as usize));
+        assert_eq!(store.lookup_trap_code(pc), code.image().trap_code(offset));
     }
 }
 
@@ -128,14 +128,14 @@ fn code_whose_component_was_dropped_traps_as_long_as_a_store_runs_it() {
         by_module.register_module(component.modules().nth(1).unwrap()).unwrap();
         by_component.register_component(component.clone()).unwrap();
         let code = component.engine_code();
-        (code.text_range(), code.image().traps().iter().next().unwrap().0 as usize)
+        (code.text_range(), code.image().traps().iter().next().unwrap().0)
     };
     let pc = text.start.as_usize() + site;
     for store in [&by_module, &by_component] {
         assert_eq!(store.lookup_trap_code(pc), Some(TrapCode::IntegerDivisionByZero));
     }
     let inside = layout.iter().find(|(key, _)| *key == defined(1, 0)).unwrap().1.start;
-    let (frame, _) = by_module.lookup_frame_info(text.start.as_usize() + inside as usize, PcKind::Interrupted).unwrap();
+    let (frame, _) = by_module.lookup_frame_info(text.start.as_usize() + inside, PcKind::Interrupted).unwrap();
     assert_eq!(frame.to_string().split(' ').next(), Some("one!f1_0"));
     assert_eq!(process::trap_code(pc), Some(TrapCode::IntegerDivisionByZero));
     drop(by_component);
@@ -154,9 +154,9 @@ fn trampolines_are_found_by_type_in_the_image_and_in_the_store() {
     let offset = layout.iter().find(|(key, _)| matches!(key, FunctionKey::GuestToHost { .. })).unwrap().1.start;
     let entry = layout.iter().find(|(key, _)| matches!(key, FunctionKey::HostToGuest { .. })).unwrap().1.start;
     let engine_pc = code.guest_to_host_trampoline(signature).unwrap();
-    assert_eq!(engine_pc.offset_in(&code.text_range()), Some(offset as usize));
+    assert_eq!(engine_pc.offset_in(&code.text_range()), Some(offset));
     let to_one = module(&code, 1).host_to_guest_trampoline(DefinedFunctionIndex::new(0)).unwrap();
-    assert_eq!(to_one.offset_in(&code.text_range()), Some(entry as usize));
+    assert_eq!(to_one.offset_in(&code.text_range()), Some(entry));
     assert_eq!(module(&code, 0).host_to_guest_trampoline(DefinedFunctionIndex::new(0)), None);
 
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
@@ -168,7 +168,7 @@ fn trampolines_are_found_by_type_in_the_image_and_in_the_store() {
     }
     store.register_module(module(&code, 2)).unwrap();
     let base = store.store_code_base(&code).unwrap();
-    let expected = store.store_code(&code).unwrap().pc(offset as usize);
+    let expected = store.store_code(&code).unwrap().pc(offset);
     assert!(expected.is_some());
     assert_eq!(store.guest_to_host_trampoline(signature), expected);
     assert_eq!(store.lookup_trampoline(base.as_usize() + 20, signature), expected);

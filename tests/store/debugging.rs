@@ -87,12 +87,12 @@ fn function(index: u32) -> DefinedFunctionIndex {
 }
 
 /// Runs `main(a, b)` in `store`: its result, and the functions that stopped, in order.
-fn run(store: &ModuleRegistry, module: &Module, a: u64, b: u64) -> (Result<u64, Trap>, Vec<(String, u32)>) {
+fn run(store: &ModuleRegistry, module: &Module, a: u64, b: u64) -> (Result<u64, Trap>, Vec<(String, usize)>) {
     // SAFETY: nothing else in this process relies on these signals.
     unsafe { install(Signals::all()) }.unwrap();
     let code = store.store_code(module.engine_code()).unwrap();
     let start = module.function(function(MAIN)).unwrap().range().start;
-    let main = code.pc(start as usize).unwrap();
+    let main = code.pc(start).unwrap();
     // SAFETY: the address of a function of this type.
     let main: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(main.as_usize()) };
     let mut context = Context { host: hit, a, b, result: 0, hit_at: 0, hits: Vec::new() };
@@ -105,7 +105,7 @@ fn run(store: &ModuleRegistry, module: &Module, a: u64, b: u64) -> (Result<u64, 
     (result.map(|()| context.result), hits.collect())
 }
 
-fn names(hits: &[(String, u32)]) -> Vec<&str> {
+fn names(hits: &[(String, usize)]) -> Vec<&str> {
     hits.iter().map(|(name, _)| name.as_str()).collect()
 }
 
@@ -181,7 +181,7 @@ fn a_breakpoint_slips_forward_to_the_next_patch_point_of_its_function() {
     let range = module.function(function(WORK)).unwrap().range();
     let points: Vec<_> = code.image().patches().iter().filter(|patch| range.contains(&patch.offset())).collect();
     assert_eq!(points.len(), 3);
-    for offset in 0..range.len() as u32 + 2 {
+    for offset in 0..range.len() + 2 {
         let expected = points.iter().find(|point| point.offset() >= range.start + offset);
         match (store.set_breakpoint(&module, function(WORK), offset), expected) {
             (Ok(set), Some(point)) => {
@@ -192,7 +192,7 @@ fn a_breakpoint_slips_forward_to_the_next_patch_point_of_its_function() {
                 store.clear_breakpoint(module.id(), function(WORK), offset).unwrap();
             }
             (Err(BreakpointError::NoPatchPoint { offset: named, len, .. }), None) => {
-                assert_eq!((named, len), (offset, range.len() as u32));
+                assert_eq!((named, len), (offset, range.len()));
             }
             (other, _) => panic!("offset {offset}: {other:?}"),
         }
@@ -272,7 +272,7 @@ fn registering_again_brings_breakpoints_back_into_force() {
     let set = store.set_breakpoint(&module, function(OTHER), 0).unwrap();
     let base = store.store_code_base(&code).unwrap();
     let disabled = code.image().patches().next_from(set.text_offset).unwrap().1.disabled();
-    store.store_code_mut(base).unwrap().patch(set.text_offset as usize, disabled).unwrap();
+    store.store_code_mut(base).unwrap().patch(set.text_offset, disabled).unwrap();
     assert_eq!(run(&store, &module, 20, 4).1.len(), 0, "somebody patched it away");
     store.register_module(module.clone()).unwrap();
     assert_eq!(run(&store, &module, 20, 4).1.len(), 1);

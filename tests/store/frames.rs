@@ -49,7 +49,7 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
         // Before, in, and past the end.
         for offset in -64..len as i64 + 64 {
             let pc = base.wrapping_add_signed(offset as isize);
-            let expected = layout.iter().position(|(_, range)| range.contains(&(offset as u32)) && offset >= 0);
+            let expected = layout.iter().position(|(_, range)| range.contains(&(offset as usize)) && offset >= 0);
             let found = store.lookup_frame_info(pc, PcKind::Interrupted);
             assert_eq!(found.as_ref().map(|(frame, _)| frame.function_index() as usize), expected, "offset {offset}");
             // The return address behind an instruction names the instruction.
@@ -61,8 +61,8 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
             if let (Some((frame, with_code)), Some(function)) = (found, expected) {
                 let start = layout[function].1.start;
                 assert_eq!(frame.function_name(), Some(ARITHMETIC[function].0));
-                assert_eq!(frame.text_offset(), offset as u32);
-                assert_eq!(frame.function_offset(), offset as u32 - start);
+                assert_eq!(frame.text_offset(), offset as usize);
+                assert_eq!(frame.function_offset(), offset as usize - start);
                 assert_eq!(frame.module().id(), module.id());
                 assert_eq!(with_code.store_code().is_private(), debugging);
                 assert_eq!(with_code.store_code().base().unwrap().as_usize(), base);
@@ -86,9 +86,9 @@ fn trap_sites_tell_their_function_their_cause_and_their_place_in_the_source() {
     let base = code.text_range().start.as_usize();
     let mut divisions = [0; 7];
     for (offset, cause) in code.image().traps().iter() {
-        let pc = base + offset as usize;
+        let pc = base + offset;
         assert_eq!(store.lookup_trap_code(pc), Some(cause));
-        assert_eq!(store.lookup_trap_code(pc + 1), code.image().trap_code(offset as usize + 1));
+        assert_eq!(store.lookup_trap_code(pc + 1), code.image().trap_code(offset + 1));
         let (frame, _) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
         let function = frame.function_index();
         assert!(layout[function as usize].1.contains(&offset));
@@ -109,7 +109,7 @@ fn a_frame_prints_as_module_function_and_offset() {
     let code = load(&engine, &image);
     let mut store = ModuleRegistry::new(&engine);
     store.register_module(code.module(ModuleIndex::new(0)).unwrap()).unwrap();
-    let pc = code.text_range().start.as_usize() + layout[3].1.start as usize;
+    let pc = code.text_range().start.as_usize() + layout[3].1.start;
     let (frame, _) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
     assert!(frame.to_string().starts_with("calculator!div_s + 0x0"), "{frame}");
 }

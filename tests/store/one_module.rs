@@ -66,7 +66,7 @@ fn everything_is_answered_for_one_module_as_it_is_for_many() {
     for (many, mut store) in stores(&engine, &module).into_iter().enumerate() {
         let text = store.store_code(&code).unwrap().text_range();
         let base = store.store_code_base(&code).unwrap();
-        let at = |offset: u32| StorePc::new(base.as_usize() + offset as usize);
+        let at = |offset: usize| StorePc::new(base.as_usize() + offset);
 
         let expected = Some(at(trampoline.start));
         assert_eq!(store.guest_to_host_trampoline(present.unwrap()), expected);
@@ -86,7 +86,7 @@ fn everything_is_answered_for_one_module_as_it_is_for_many() {
             let function = DefinedFunctionIndex::new(index);
             let start = module.function(function).unwrap().range().start;
             assert_eq!(with_code.function_pc(function), Some(at(start)));
-            let engine_pc = EnginePc::new(code.text_range().start.as_usize() + start as usize);
+            let engine_pc = EnginePc::new(code.text_range().start.as_usize() + start);
             assert_eq!(with_code.translate(engine_pc), Some(at(start)));
         }
         assert_eq!(with_code.function_pc(DefinedFunctionIndex::new(2)), None);
@@ -111,11 +111,11 @@ fn a_resolved_backtrace_names_calls_by_their_return_addresses() {
     let base = store.store_code_base_or_register(&module).unwrap().unwrap().as_usize();
     let [first, second] = [0, 1].map(|index| module.function(DefinedFunctionIndex::new(index)).unwrap().range());
     // A stack made up: `second` was called by the last bytes of `first`; what called that is no guest.
-    let end_of_first = base + first.end as usize;
+    let end_of_first = base + first.end;
     let mut stack = [0_usize; 6];
     let start = (&raw const stack).expose_provenance();
     stack[..4].copy_from_slice(&[start + 16, end_of_first, start + 32, 1]);
-    let frame = Registers { pc: base + second.start as usize, sp: start, fp: start };
+    let frame = Registers { pc: base + second.start, sp: start, fp: start };
     let mut backtrace: Backtrace = Backtrace::new();
     // SAFETY: the array is readable, and nobody writes to it.
     unsafe { backtrace.walk(frame, start + size_of_val(&stack)) };

@@ -16,7 +16,7 @@ pub struct Blueprint {
     pub text: Vec<u8>,
     pub modules: Vec<ModuleDescription>,
     pub functions: Vec<Compiled>,
-    pub addresses: Vec<(u32, Option<u32>)>,
+    pub addresses: Vec<(usize, Option<u32>)>,
     pub patches: Vec<Patch>,
     pub signatures: Vec<Vec<u8>>,
     pub configuration: Vec<u8>,
@@ -24,14 +24,14 @@ pub struct Blueprint {
 
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    pub range: Range<u32>,
+    pub range: Range<usize>,
     pub key: FunctionKey,
     pub name: Option<String>,
 }
 
 #[derive(Debug)]
 pub struct Patch {
-    pub offset: u32,
+    pub offset: usize,
     pub enabled: Vec<u8>,
     pub disabled: Vec<u8>,
 }
@@ -77,7 +77,7 @@ impl Blueprint {
         let mut image = Blueprint { text, signatures, configuration: configuration.to_vec(), ..Blueprint::default() };
         image.modules = (0..modules).map(|_| description(random)).collect();
         image.add_functions(random, functions);
-        for offset in 0..len as u32 {
+        for offset in 0..len {
             if random.once_in(7) {
                 let source = (!random.once_in(4)).then(|| random.next() as u32 >> 1);
                 image.addresses.push((offset, source));
@@ -102,7 +102,7 @@ impl Blueprint {
             }
             let Some(key) = key else { continue };
             let name = random.once_in(2).then(|| format!("f{}", random.below(1_000)));
-            self.functions.push(Compiled { range: start as u32..end as u32, key, name });
+            self.functions.push(Compiled { range: start..end, key, name });
         }
     }
 
@@ -126,7 +126,7 @@ impl Blueprint {
 
     fn add_patches(&mut self, random: &mut Random) {
         for function in self.functions.iter().filter(|function| function.key.is_defined()) {
-            let (mut at, end) = (function.range.start.max(SERIAL as u32) as usize, function.range.end as usize);
+            let (mut at, end) = (function.range.start.max(SERIAL), function.range.end);
             loop {
                 at += random.below(12);
                 let len = if random.once_in(8) { 16 } else { random.within(1..6) };
@@ -136,7 +136,7 @@ impl Blueprint {
                 let disabled = self.text[at..at + len].to_vec();
                 let mut enabled = disabled.clone();
                 enabled.iter_mut().for_each(|byte| *byte ^= random.next() as u8 | 1);
-                self.patches.push(Patch { offset: at as u32, enabled, disabled });
+                self.patches.push(Patch { offset: at, enabled, disabled });
                 at += len;
             }
         }
@@ -159,7 +159,7 @@ impl Blueprint {
             builder.compiled(range.clone(), *key, name.as_deref());
         }
         for (offset, code) in (0..self.text.len()).filter_map(|offset| Some((offset, trap(&self.text, offset)?))) {
-            builder.trap(offset as u32, code);
+            builder.trap(offset, code);
         }
         for &(offset, source) in &self.addresses {
             builder.address(offset, source);
@@ -178,8 +178,8 @@ impl Blueprint {
     /// An offset worth asking about: on an edge, just beyond one, or anywhere.
     pub fn offset(&self, random: &mut Random) -> usize {
         match (random.below(4), random.pick(&self.functions)) {
-            (0, Some(function)) => function.range.start as usize,
-            (1, Some(function)) => function.range.end as usize - random.below(2),
+            (0, Some(function)) => function.range.start,
+            (1, Some(function)) => function.range.end - random.below(2),
             (2, _) => self.text.len() - random.below(2).min(self.text.len()),
             _ => random.below(self.text.len() + 1),
         }

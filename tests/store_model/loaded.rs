@@ -50,7 +50,7 @@ impl Loaded {
     pub fn trampoline(&self, signature: SignatureId) -> Option<usize> {
         let index = self.signatures.iter().position(|id| *id == signature)? as u32;
         let key = FunctionKey::GuestToHost { signature: SignatureIndex::new(index) };
-        Some(self.image.function(key)?.range.start as usize)
+        Some(self.image.function(key)?.range.start)
     }
 }
 
@@ -67,6 +67,6 @@ fn check_module(image: &Blueprint, index: u32, module: &Module) {
         let key = FunctionKey::HostToGuest { module: module_index, function };
         let found = module.host_to_guest_trampoline(function);
         let found = found.map(|pc| pc.offset_in(&module.engine_code().text_range()).unwrap());
-        assert_eq!(found, image.function(key).map(|function| function.range.start as usize));
+        assert_eq!(found, image.function(key).map(|function| function.range.start));
     }
 }

@@ -35,9 +35,9 @@ pub struct Placed {
 pub struct Asked {
     pub module: ModuleId,
     pub function: DefinedFunctionIndex,
-    pub offset: u32,
+    pub offset: usize,
     /// Where it slipped to.
-    pub text_offset: u32,
+    pub text_offset: usize,
     pub count: u32,
 }
 
@@ -49,11 +49,11 @@ pub struct Frame {
     pub function_index: u32,
     pub defined_index: DefinedFunctionIndex,
     pub key: FunctionKey,
-    pub place: u32,
-    pub range: Range<u32>,
+    pub place: usize,
+    pub range: Range<usize>,
     pub name: Option<String>,
-    pub text_offset: u32,
-    pub function_offset: u32,
+    pub text_offset: usize,
+    pub function_offset: usize,
     pub source_offset: Option<u32>,
     pub unparsed_debug_info: bool,
     pub debug_info_from_environment: bool,
@@ -70,12 +70,12 @@ impl Placed {
         self.base != self.loaded.text.start
     }
 
-    fn write(&mut self, offset: u32, bytes: &[u8]) {
-        self.text[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        self.text[offset..][..bytes.len()].copy_from_slice(bytes);
     }
 
     /// Shows every patch point of a module as `wanted` says, if it says so.
-    fn show(&mut self, module: u32, wanted: impl Fn(u32) -> Option<bool>) {
+    fn show(&mut self, module: u32, wanted: impl Fn(usize) -> Option<bool>) {
         let loaded = Arc::clone(&self.loaded);
         for patch in &loaded.image.patches {
             let function = loaded.image.functions.iter().find(|function| function.range.contains(&patch.offset));
@@ -155,7 +155,7 @@ impl Store {
     }
 
     /// Where a breakpoint slips to.
-    pub fn slip(loaded: &Loaded, module: u32, function: DefinedFunctionIndex, offset: u32) -> Option<u32> {
+    pub fn slip(loaded: &Loaded, module: u32, function: DefinedFunctionIndex, offset: usize) -> Option<usize> {
         let key = FunctionKey::Defined { module: ModuleIndex::new(module), function };
         let range = loaded.image.function(key)?.range.clone();
         let from = range.start.checked_add(offset)?;
@@ -167,8 +167,8 @@ impl Store {
         loaded: &Loaded,
         module: u32,
         function: DefinedFunctionIndex,
-        offset: u32,
-        text_offset: u32,
+        offset: usize,
+        text_offset: usize,
     ) -> Asked {
         let id = loaded.modules[module as usize];
         let same = |asked: &Asked| (asked.module, asked.function, asked.offset) == (id, function, offset);
@@ -183,7 +183,7 @@ impl Store {
     }
 
     /// How often it is still set; `None` if it was not.
-    pub fn clear(&mut self, module: ModuleId, function: DefinedFunctionIndex, offset: u32) -> Option<u32> {
+    pub fn clear(&mut self, module: ModuleId, function: DefinedFunctionIndex, offset: usize) -> Option<u32> {
         let same = |asked: &Asked| (asked.module, asked.function, asked.offset) == (module, function, offset);
         let at = self.asked.iter().position(same)?;
         self.asked[at].count -= 1;
@@ -198,7 +198,7 @@ impl Store {
         Some(count)
     }
 
-    fn show_one(&mut self, module: ModuleId, text_offset: u32, enabled: bool) {
+    fn show_one(&mut self, module: ModuleId, text_offset: usize, enabled: bool) {
         let found = self.modules.iter().find(|(loaded, index)| loaded.modules[*index as usize] == module);
         if let Some((loaded, index)) = found {
             let (id, index) = (loaded.id, *index);
@@ -208,7 +208,7 @@ impl Store {
     }
 
     /// Somebody patched the text behind the breakpoints' back.
-    pub fn poke(&mut self, loaded: &Loaded, offset: u32, bytes: &[u8]) {
+    pub fn poke(&mut self, loaded: &Loaded, offset: usize, bytes: &[u8]) {
         self.image_mut(loaded.id).unwrap().write(offset, bytes);
     }
 
@@ -217,11 +217,11 @@ impl Store {
         Some((placed, pc - placed.base))
     }
 
-    fn function_at(&self, pc: usize) -> Option<(&Placed, &Compiled, u32, u32)> {
+    fn function_at(&self, pc: usize) -> Option<(&Placed, &Compiled, usize, usize)> {
         let (placed, offset) = self.image_at(pc)?;
         let functions = &placed.loaded.image.functions;
-        let place = functions.iter().position(|function| function.range.contains(&(offset as u32)))?;
-        Some((placed, &functions[place], place as u32, offset as u32))
+        let place = functions.iter().position(|function| function.range.contains(&offset))?;
+        Some((placed, &functions[place], place, offset))
     }
 
     /// The module that a function or a trampoline at `pc` is of, if it is registered.

@@ -132,7 +132,7 @@ impl World {
         if random.once_in(5)
             && let Some(asked) = random.pick(&store.model.asked).copied()
         {
-            return store.clear_breakpoint(asked.module, asked.function, asked.offset + random.below(7) as u32 / 6);
+            return store.clear_breakpoint(asked.module, asked.function, asked.offset + random.below(7) / 6);
         }
         if random.once_in(6)
             && let Some(placed) = random.pick(&store.model.images)
@@ -167,7 +167,7 @@ impl World {
             (2, Some(module)) => store.base_or_register(&loaded, &module),
             (3..6, Some(module)) => {
                 let (module, function, offset) = breakpoint(&loaded, &code, random).unwrap_or_else(|| {
-                    let offset = u32::MAX - random.below(2) as u32;
+                    let offset = u32::MAX as usize - random.below(2);
                     (module, DefinedFunctionIndex::new(random.below(12) as u32), offset)
                 });
                 store.set_breakpoint(&loaded, &module, function, offset);
@@ -271,7 +271,11 @@ impl World {
 }
 
 /// Somewhere in a function that a module of the image defines: mostly before a patch point.
-fn breakpoint(loaded: &Loaded, code: &EngineCode, random: &mut Random) -> Option<(Module, DefinedFunctionIndex, u32)> {
+fn breakpoint(
+    loaded: &Loaded,
+    code: &EngineCode,
+    random: &mut Random,
+) -> Option<(Module, DefinedFunctionIndex, usize)> {
     let functions: Vec<_> = loaded.image.functions.iter().filter(|function| function.key.is_defined()).collect();
     let with_patch = random.pick(&loaded.image.patches).map(|patch| patch.offset).filter(|_| !random.once_in(4));
     let function = match with_patch {
@@ -281,7 +285,7 @@ fn breakpoint(loaded: &Loaded, code: &EngineCode, random: &mut Random) -> Option
     let FunctionKey::Defined { module, function: index } = function.key else { return None };
     let len = with_patch.map_or(function.range.end + 2, |at| at + 1) - function.range.start;
     // Near the patch point, so that the same ones come again.
-    let offset = len - 1 - random.below(len.min(4) as usize) as u32;
+    let offset = len - 1 - random.below(len.min(4));
     Some((code.module(module)?, index, offset))
 }
 

@@ -260,7 +260,7 @@ fn act(store: &mut Debugged, thread: usize, shared: &Shared, random: &mut Random
                 _ => None,
             });
             let function = random.pick(&own.collect::<Vec<_>>()).copied().unwrap_or(DefinedFunctionIndex::new(0));
-            twin.set_breakpoint(&loaded, &module, function, random.below(16) as u32);
+            twin.set_breakpoint(&loaded, &module, function, random.below(16));
         }
         (_, Some(module)) => twin.register_module(&loaded, module),
         (_, None) => {}

@@ -87,7 +87,7 @@ impl Twin {
         assert_eq!((*code, *store), (loaded.engine, self.model.engine));
     }
 
-    pub fn set_breakpoint(&mut self, loaded: &Loaded, module: &Module, function: DefinedFunctionIndex, offset: u32) {
+    pub fn set_breakpoint(&mut self, loaded: &Loaded, module: &Module, function: DefinedFunctionIndex, offset: usize) {
         let index = module.static_index().as_u32();
         let slipped = Store::slip(loaded, index, function, offset);
         match self.real.set_breakpoint(module, function, offset) {
@@ -104,14 +104,14 @@ impl Twin {
             }
             Err(BreakpointError::NoPatchPoint { module: named, function: in_function, offset: at, len }) => {
                 assert_eq!((named, in_function, at), (module.id(), function, offset));
-                assert_eq!(len as usize, module.function(function).unwrap().range().len());
+                assert_eq!(len, module.function(function).unwrap().range().len());
                 assert_eq!(slipped, None);
             }
             Err(other) => panic!("{other}"),
         }
     }
 
-    pub fn clear_breakpoint(&mut self, module: ModuleId, function: DefinedFunctionIndex, offset: u32) {
+    pub fn clear_breakpoint(&mut self, module: ModuleId, function: DefinedFunctionIndex, offset: usize) {
         let left = self.model.clear(module, function, offset);
         match self.real.clear_breakpoint(module, function, offset) {
             Ok(count) => assert_eq!(Some(count), left),
@@ -140,7 +140,7 @@ impl Twin {
         let patch = &loaded.image.patches[patch];
         let bytes = if enabled { &patch.enabled } else { &patch.disabled };
         let mut code = self.real.store_code_mut(StorePc::new(placed.base)).unwrap();
-        match code.patch(patch.offset as usize, bytes) {
+        match code.patch(patch.offset, bytes) {
             Ok(()) => {
                 assert!(placed.is_private());
                 self.model.poke(loaded, patch.offset, bytes);
@@ -170,9 +170,9 @@ impl Twin {
         let code = with_code.store_code();
         let function = frame.function();
         assert_eq!(with_code.module().id(), frame.module().id());
-        assert_eq!(with_code.function_pc(frame.defined_index()), code.pc(function.range().start as usize));
-        let in_engine = frame.module().engine_code().text_range().start.as_usize() + frame.text_offset() as usize;
-        assert_eq!(with_code.translate(EnginePc::new(in_engine)), code.pc(frame.text_offset() as usize));
+        assert_eq!(with_code.function_pc(frame.defined_index()), code.pc(function.range().start));
+        let in_engine = frame.module().engine_code().text_range().start.as_usize() + frame.text_offset();
+        assert_eq!(with_code.translate(EnginePc::new(in_engine)), code.pc(frame.text_offset()));
         assert_eq!(frame.function_name(), function.name());
         Frame {
             module: frame.module().id(),

@@ -69,7 +69,7 @@ pub fn measure(options: &Options) -> Section {
 const INTRO: &str = "A store is made, modules that are loaded already are registered in it, one frame is looked up by \
     its pc, and the store is dropped: what a runtime does for every instance. The other contender is a store of three \
     `BTreeMap`s, by address, by address in the engine, and by module, with the reference counts that such a store \
-    takes: the module's, the code memory's, the function table's, and once more the module's for the frame. Threads \
+    takes: the module's, the image's, the function table's, and once more the module's for the frame. Threads \
     are pinned. Contenders take turns; a ratio is taken within a turn, and the cells are the median over the turns and \
     the quartiles. Where there are more threads than processors, the time is the processors' time that all of them took \
     together, for each store that they made.";

@@ -46,10 +46,11 @@ impl GuestImage {
         let mut builder = ImageBuilder::new();
         builder.text(self.text.as_slice());
         for &(offset, cause) in &self.traps {
-            builder.trap(offset, trap_code(cause));
+            builder.trap(offset as usize, trap_code(cause));
         }
         for function in &self.functions {
-            let range = function.offset..function.offset + function.len;
+            let start = function.offset as usize;
+            let range = start..start + function.len as usize;
             builder.function(range, Some(function.kind.name()));
         }
         Ok(builder.finish()?)

@@ -87,6 +87,9 @@ impl fmt::Display for ImageError {
             ImageError::TooManyEntries { section } => {
                 write!(f, "{} has more entries or bytes than 32 bits can count; split the image", Part(section))
             }
+            ImageError::OffsetTooLarge { section, offset } => {
+                write!(f, "text offset {offset:#x} does not fit in the 32 bits of {}; split the image", Part(section))
+            }
             ImageError::TrapsOutOfOrder { previous, offset } if previous == offset => {
                 write!(f, "text offset {offset:#x} has two trap sites; give each instruction one")
             }
@@ -112,7 +115,7 @@ impl fmt::Display for ImageError {
             ImageError::FunctionOutsideText { start, len, text_len } => write!(
                 f,
                 "the function at text offset {start:#x}, {} long, ends outside the text, which ends at {text_len:#x}",
-                Bytes((*len).into())
+                Bytes(*len as u64)
             ),
             ImageError::UnknownFunctionKey { start, space } => write!(
                 f,

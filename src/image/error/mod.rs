@@ -108,52 +108,59 @@ pub enum ImageError {
         /// The section it would be stored in.
         section: &'static str,
     },
+    /// A text offset does not fit in the 32 bits that an image stores.
+    OffsetTooLarge {
+        /// The section it would be stored in.
+        section: &'static str,
+        /// The offset.
+        offset: usize,
+    },
     /// A trap site does not lie behind the one listed before it.
     TrapsOutOfOrder {
         /// The offset of the site before.
-        previous: u32,
+        previous: usize,
         /// The offset that is not above it; equal if the site is listed twice.
-        offset: u32,
+        offset: usize,
     },
     /// A trap site lies behind the end of the text.
     TrapOutsideText {
         /// Its offset.
-        offset: u32,
+        offset: usize,
         /// The length of the text, in bytes.
         text_len: usize,
     },
     /// A trap site has a code without meaning.
     UnknownTrapCode {
         /// Its offset.
-        offset: u32,
+        offset: usize,
         /// The byte that is no [`TrapCode`](crate::TrapCode).
         code: u8,
     },
     /// A function has no code, or ends before it begins.
     FunctionEmpty {
         /// Its offset.
-        start: u32,
+        start: usize,
     },
     /// A function does not lie behind the one listed before it.
     FunctionsOutOfOrder {
         /// The function before.
-        previous: Range<u32>,
+        previous: Range<usize>,
         /// The one that does not lie behind it.
-        range: Range<u32>,
+        range: Range<usize>,
     },
     /// A function ends behind the end of the text, or past the 32 bits that an offset has.
     FunctionOutsideText {
         /// Its offset.
-        start: u32,
+        start: usize,
         /// Its length, in bytes.
-        len: u32,
+        len: usize,
         /// The length of the text, in bytes.
         text_len: usize,
     },
     /// A function's key has a kind without meaning, or a module where its kind has none.
     UnknownFunctionKey {
         /// The offset of the function.
-        start: u32,
+        start: usize,
         /// The key's space, as the image stores it.
         space: u32,
     },
@@ -167,9 +174,9 @@ pub enum ImageError {
         /// The key.
         key: FunctionKey,
         /// The offset of the first function that has it.
-        first: u32,
+        first: usize,
         /// The offset of the next.
-        second: u32,
+        second: usize,
     },
     /// A function's key names a module that the image does not have.
     NoSuchModule {
@@ -209,26 +216,26 @@ pub enum ImageError {
     /// An entry of the address map does not lie behind the one listed before it.
     AddressesOutOfOrder {
         /// The text offset of the entry before.
-        previous: u32,
+        previous: usize,
         /// The text offset that is not above it.
-        offset: u32,
+        offset: usize,
     },
     /// An entry of the address map lies behind the end of the text.
     AddressOutsideText {
         /// Its text offset.
-        offset: u32,
+        offset: usize,
         /// The length of the text, in bytes.
         text_len: usize,
     },
     /// A source offset is `u32::MAX`, which stands for none.
     SourceOffsetTooLarge {
         /// The text offset of the entry.
-        offset: u32,
+        offset: usize,
     },
     /// A patch has no bytes, more than [`Patch::MAX_LEN`](crate::image::Patch::MAX_LEN), or not as many in both forms.
     PatchLength {
         /// Its offset.
-        offset: u32,
+        offset: usize,
         /// How many bytes it has when enabled.
         enabled: usize,
         /// How many when disabled.
@@ -237,19 +244,19 @@ pub enum ImageError {
     /// A patch has the same bytes in both forms.
     PatchWithoutEffect {
         /// Its offset.
-        offset: u32,
+        offset: usize,
     },
     /// A patch does not lie behind the one listed before it.
     PatchesOutOfOrder {
         /// The bytes of the patch before.
-        previous: Range<u32>,
+        previous: Range<usize>,
         /// Those of the one that does not lie behind it.
-        range: Range<u32>,
+        range: Range<usize>,
     },
     /// A patch ends behind the end of the text, or past the 32 bits that an offset has.
     PatchOutsideText {
         /// Its offset.
-        offset: u32,
+        offset: usize,
         /// How many bytes it has.
         len: usize,
         /// The length of the text, in bytes.
@@ -258,12 +265,12 @@ pub enum ImageError {
     /// A patch does not lie inside one function of the guest.
     PatchOutsideFunction {
         /// The bytes that it would change.
-        range: Range<u32>,
+        range: Range<usize>,
     },
     /// The text does not hold the disabled bytes of a patch.
     PatchNotInText {
         /// Where it should.
-        range: Range<u32>,
+        range: Range<usize>,
     },
     /// Two sections that describe the same things disagree how many there are.
     EntryCount {

@@ -48,14 +48,14 @@ pub struct ImageBuilder {
     target: Option<Target>,
     text: Vec<u8>,
     text_align: Option<u64>,
-    traps: Vec<(u32, TrapCode)>,
-    functions: Vec<(Range<u32>, FunctionKey, Option<String>)>,
+    traps: Vec<(usize, TrapCode)>,
+    functions: Vec<(Range<usize>, FunctionKey, Option<String>)>,
     /// How many functions of module 0 were added without a key.
     unkeyed: u32,
     /// `None` stands for one module about which there is nothing to say.
     modules: Option<Vec<ModuleDescription>>,
     signatures: Vec<Vec<u8>>,
-    addresses: Vec<(u32, Option<u32>)>,
+    addresses: Vec<(usize, Option<u32>)>,
     patches: Vec<NewPatch>,
     configuration: Vec<u8>,
     user: Vec<(String, Vec<u8>)>,
@@ -97,14 +97,14 @@ impl ImageBuilder {
     }
 
     /// Adds a trap site: the instruction at `offset` may trap, and that means `code`.
-    pub fn trap(&mut self, offset: u32, code: TrapCode) -> &mut Self {
+    pub fn trap(&mut self, offset: usize, code: TrapCode) -> &mut Self {
         self.add(|image| &mut image.traps, Ok((offset, code)))
     }
 
     /// Adds the next function that module 0 defines: its code, and its name if it has one. An empty name is none.
     ///
     /// The first call adds function 0, the second function 1, whatever [`ImageBuilder::compiled`] adds between them.
-    pub fn function(&mut self, range: Range<u32>, name: Option<&str>) -> &mut Self {
+    pub fn function(&mut self, range: Range<usize>, name: Option<&str>) -> &mut Self {
         let key =
             FunctionKey::Defined { module: ModuleIndex::new(0), function: DefinedFunctionIndex::new(self.unkeyed) };
         self.unkeyed = self.unkeyed.saturating_add(1);
@@ -114,7 +114,7 @@ impl ImageBuilder {
     /// Adds a function or a trampoline: its code, what it is, and its name if it has one. An empty name is none.
     ///
     /// No two may have the same key.
-    pub fn compiled(&mut self, range: Range<u32>, key: FunctionKey, name: Option<&str>) -> &mut Self {
+    pub fn compiled(&mut self, range: Range<usize>, key: FunctionKey, name: Option<&str>) -> &mut Self {
         let function = name.map(allocate::copy_str).transpose().map(|name| (range, key, name));
         self.add(|image| &mut image.functions, function)
     }
@@ -143,7 +143,7 @@ impl ImageBuilder {
     /// Says where in the source the code from `offset` to the next such entry came from, or that it has no source.
     ///
     /// A source offset is below `u32::MAX`.
-    pub fn address(&mut self, offset: u32, source_offset: Option<u32>) -> &mut Self {
+    pub fn address(&mut self, offset: usize, source_offset: Option<u32>) -> &mut Self {
         self.add(|image| &mut image.addresses, Ok((offset, source_offset)))
     }
 
@@ -152,7 +152,7 @@ impl ImageBuilder {
     ///
     /// It lies inside one function of the guest, has 1 to [`Patch::MAX_LEN`](crate::image::Patch::MAX_LEN) bytes, as many in
     /// both forms, and shares none with another patch. The two forms differ, and the text holds the disabled one.
-    pub fn patch(&mut self, offset: u32, enabled: impl Into<Vec<u8>>, disabled: impl Into<Vec<u8>>) -> &mut Self {
+    pub fn patch(&mut self, offset: usize, enabled: impl Into<Vec<u8>>, disabled: impl Into<Vec<u8>>) -> &mut Self {
         self.add(|image| &mut image.patches, Ok((offset, enabled.into(), disabled.into())))
     }
 
@@ -234,7 +234,7 @@ impl ImageBuilder {
             (names::NAMES, functions.encode_names()?),
             (names::MODULES, modules.encode()?),
             (names::SIGNATURES, signatures.encode()?),
-            (names::ADDRESSES, addresses.as_ref().map(AddressMap::encode).transpose()?),
+            (names::ADDRESSES, addresses.encode()?),
             (names::PATCHES, patches.encode()?),
         ])
     }

@@ -186,6 +186,28 @@ pub(super) fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usi
     low
 }
 
+/// `offset`, a text offset that `section` is to hold, in the 32 bits that it has there.
+pub(super) fn narrow(section: &'static str, offset: usize) -> Result<u32, ImageError> {
+    u32::try_from(offset).map_err(|_| ImageError::OffsetTooLarge { section, offset })
+}
+
+/// As [`narrow`], of all of `offsets`.
+pub(super) fn narrow_all(
+    section: &'static str,
+    offsets: impl ExactSizeIterator<Item = usize>,
+) -> Result<Box<[u32]>, ImageError> {
+    let mut narrowed = allocate::room(offsets.len())?;
+    for offset in offsets {
+        narrowed.push(narrow(section, offset)?);
+    }
+    Ok(narrowed.into())
+}
+
+/// `range`, widened.
+pub(super) fn wide(range: &Range<u32>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}
+
 fn words(bytes: &[u8]) -> Result<Box<[u32]>, ImageError> {
     Ok(allocate::collect(bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)))?)
 }

@@ -51,7 +51,7 @@ impl FunctionKeys {
             return Ok(FunctionKeys { len, ..FunctionKeys::default() });
         }
         if let Some(place) = pairs().position(|(space, index)| FunctionKey::decode(space, index).is_none()) {
-            return Err(ImageError::UnknownFunctionKey { start: starts[place], space: spaces[place] });
+            return Err(ImageError::UnknownFunctionKey { start: starts[place] as usize, space: spaces[place] });
         }
         let mut keys = FunctionKeys { len, spaces, indices, by_key: Box::default() };
         if !(0..len).is_sorted_by(|&a, &b| keys.pair(a) < keys.pair(b)) {
@@ -70,7 +70,11 @@ impl FunctionKeys {
             if let Some(key) = self.get(b)
                 && self.pair(a) == self.pair(b)
             {
-                return Err(ImageError::DuplicateFunctionKey { key, first: starts[a], second: starts[b] });
+                return Err(ImageError::DuplicateFunctionKey {
+                    key,
+                    first: starts[a] as usize,
+                    second: starts[b] as usize,
+                });
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::columns::{Names, Section, encode, same_count};
+use super::columns::{Names, Section, encode, narrow, same_count, wide};
 use super::function_key::FunctionKey;
 use super::function_keys::FunctionKeys;
 use super::index::ModuleIndex;
@@ -69,8 +69,8 @@ pub struct Function<'a> {
 impl<'a> Function<'a> {
     /// The function's place in its table, from 0.
     #[must_use]
-    pub fn index(&self) -> u32 {
-        self.index
+    pub fn index(&self) -> usize {
+        self.index as usize
     }
 
     /// What the function is.
@@ -81,9 +81,9 @@ impl<'a> Function<'a> {
 
     /// The function's code, in bytes from the start of the text; the end is exclusive.
     #[must_use]
-    pub fn range(&self) -> Range<u32> {
+    pub fn range(&self) -> Range<usize> {
         let place = self.index as usize;
-        self.table.starts[place]..self.table.ends[place]
+        self.table.starts[place] as usize..self.table.ends[place] as usize
     }
 
     /// The function's name, if the image has one.
@@ -116,15 +116,15 @@ impl fmt::Debug for Function<'_> {
 impl FunctionTable {
     /// The table of `functions`, in ascending order, in a text of `text_len` bytes.
     pub(crate) fn from_sorted<'n>(
-        functions: impl Iterator<Item = (Range<u32>, FunctionKey, Option<&'n str>)> + Clone,
+        functions: impl Iterator<Item = (Range<usize>, FunctionKey, Option<&'n str>)> + Clone,
         text_len: usize,
     ) -> Result<FunctionTable, ImageError> {
         let count = functions.clone().count();
         let (mut starts, mut lens) = (allocate::room(count)?, allocate::room(count)?);
         for (range, ..) in functions.clone() {
-            let len = range.end.checked_sub(range.start);
-            starts.push(range.start);
-            lens.push(len.ok_or(ImageError::FunctionEmpty { start: range.start })?);
+            let (start, end) = (narrow(names::FUNCTIONS, range.start)?, narrow(names::FUNCTIONS, range.end)?);
+            starts.push(start);
+            lens.push(end.checked_sub(start).ok_or(ImageError::FunctionEmpty { start: range.start })?);
         }
         let ends = check(&starts, &lens, text_len)?;
         let keys = FunctionKeys::collect(functions.clone().map(|(_, key, _)| key), &starts)?;
@@ -183,7 +183,8 @@ impl FunctionTable {
     /// and ask afterwards.
     #[inline]
     #[must_use]
-    pub fn by_offset(&self, offset: u32) -> Option<Function<'_>> {
+    pub fn by_offset(&self, offset: usize) -> Option<Function<'_>> {
+        let offset = u32::try_from(offset).ok()?;
         let place = rank(&self.starts, offset).checked_sub(1)?;
         // It starts at the offset or before.
         if offset < *self.ends.get(place)? { self.get_at(place) } else { None }
@@ -210,8 +211,8 @@ impl FunctionTable {
 
     /// The function at `index`, counted from 0.
     #[must_use]
-    pub fn get(&self, index: u32) -> Option<Function<'_>> {
-        self.get_at(index as usize)
+    pub fn get(&self, index: usize) -> Option<Function<'_>> {
+        self.get_at(index)
     }
 
     /// The number of functions.
@@ -228,7 +229,7 @@ impl FunctionTable {
 
     /// All functions, by ascending offset.
     pub fn iter(&self) -> impl Iterator<Item = Function<'_>> + '_ {
-        (0..=u32::MAX).map_while(|index| self.get(index))
+        (0..self.len()).map_while(|index| self.get(index))
     }
 
     #[inline]
@@ -251,13 +252,13 @@ fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<Box<[u32]>, Im
     let mut ends = allocate::room(starts.len())?;
     for (&start, &len) in starts.iter().zip(lens) {
         if len == 0 {
-            return Err(ImageError::FunctionEmpty { start });
+            return Err(ImageError::FunctionEmpty { start: start as usize });
         }
         let Some(end) = start.checked_add(len).filter(|&end| end <= limit) else {
-            return Err(ImageError::FunctionOutsideText { start, len, text_len });
+            return Err(ImageError::FunctionOutsideText { start: start as usize, len: len as usize, text_len });
         };
         if start < previous.end {
-            return Err(ImageError::FunctionsOutOfOrder { previous, range: start..end });
+            return Err(ImageError::FunctionsOutOfOrder { previous: wide(&previous), range: wide(&(start..end)) });
         }
         previous = start..end;
         ends.push(end);

@@ -29,7 +29,7 @@ pub(crate) struct Tables {
     pub(crate) functions: FunctionTable,
     pub(crate) modules: ModuleTable,
     pub(crate) signatures: SignatureTable,
-    pub(crate) addresses: Option<AddressMap>,
+    pub(crate) addresses: AddressMap,
     pub(crate) patches: PatchTable,
     pub(crate) configuration: Box<[u8]>,
     pub(crate) user: UserSections,

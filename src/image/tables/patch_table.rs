@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::columns::{Ends, Section, encode};
+use super::columns::{Ends, Section, encode, narrow_all};
 use crate::allocate;
 use crate::image::error::ImageError;
 use crate::image::names;
@@ -49,7 +49,7 @@ pub struct Patch<'a> {
 }
 
 /// A patch as the builder takes it: its offset, its enabled and its disabled bytes.
-pub(crate) type NewPatch = (u32, Vec<u8>, Vec<u8>);
+pub(crate) type NewPatch = (usize, Vec<u8>, Vec<u8>);
 
 impl<'a> Patch<'a> {
     /// The most bytes that a patch has.
@@ -57,15 +57,15 @@ impl<'a> Patch<'a> {
 
     /// Where the patch begins, in bytes from the start of the text.
     #[must_use]
-    pub fn offset(&self) -> u32 {
-        self.offset
+    pub fn offset(&self) -> usize {
+        self.offset as usize
     }
 
     /// The bytes of the text that the patch changes; the end is exclusive.
     #[must_use]
-    pub fn range(&self) -> Range<u32> {
+    pub fn range(&self) -> Range<usize> {
         // At most 16 bytes, and checked to end inside the text.
-        self.offset..self.offset.saturating_add(self.enabled.len() as u32)
+        self.offset()..self.offset().saturating_add(self.enabled.len())
     }
 
     /// The bytes when the patch is enabled: a call to the host.
@@ -90,7 +90,7 @@ impl PatchTable {
                 return Err(ImageError::PatchLength { offset, enabled, disabled });
             }
         }
-        let offsets = allocate::collect(patches.iter().map(|patch| patch.0))?;
+        let offsets = narrow_all(names::PATCHES, patches.iter().map(|patch| patch.0))?;
         let ends = Ends::of_lens(names::PATCHES, patches.iter().map(|patch| patch.1.len()))?;
         let mut enabled = allocate::room(ends.total() as usize)?;
         let mut disabled = allocate::room(ends.total() as usize)?;
@@ -138,7 +138,7 @@ impl PatchTable {
     ///
     /// O(log n).
     #[must_use]
-    pub fn next_from(&self, offset: u32) -> Option<(usize, Patch<'_>)> {
+    pub fn next_from(&self, offset: usize) -> Option<(usize, Patch<'_>)> {
         let index = self.first_from(offset);
         Some((index, self.get(index)?))
     }
@@ -147,7 +147,7 @@ impl PatchTable {
     ///
     /// O(log n).
     #[must_use]
-    pub fn in_range(&self, offsets: Range<u32>) -> Range<usize> {
+    pub fn in_range(&self, offsets: Range<usize>) -> Range<usize> {
         let start = self.first_from(offsets.start);
         start..self.first_from(offsets.end).max(start)
     }
@@ -169,8 +169,8 @@ impl PatchTable {
         (0..self.len()).map_while(|index| self.get(index))
     }
 
-    fn first_from(&self, offset: u32) -> usize {
-        self.offsets.partition_point(|&start| start < offset)
+    fn first_from(&self, offset: usize) -> usize {
+        self.offsets.partition_point(|&start| (start as usize) < offset)
     }
 
     /// Patches have 1 to 16 bytes, two forms, are in order, disjoint, inside the text, and the text holds the disabled
@@ -178,13 +178,14 @@ impl PatchTable {
     fn checked(self, text: &[u8]) -> Result<Self, ImageError> {
         let mut previous = 0..0;
         for patch in self.iter() {
-            let Patch { offset, enabled, disabled } = patch;
+            let (Patch { enabled, disabled, .. }, offset) = (patch, patch.offset());
             if !(1..=Patch::MAX_LEN).contains(&enabled.len()) {
                 let (enabled, disabled) = (enabled.len(), disabled.len());
                 return Err(ImageError::PatchLength { offset, enabled, disabled });
             }
-            let end = offset.checked_add(enabled.len() as u32);
-            let Some(there) = end.and_then(|end| text.get(offset as usize..end as usize)) else {
+            // The end fits in 32 bits, as the offset does.
+            let there = patch.offset.checked_add(enabled.len() as u32).and_then(|_| text.get(patch.range()));
+            let Some(there) = there else {
                 return Err(ImageError::PatchOutsideText { offset, len: enabled.len(), text_len: text.len() });
             };
             if offset < previous.end {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::columns::encode;
+use super::columns::{encode, narrow};
 use crate::allocate;
 use crate::handler::trap_code::TrapCode;
 use crate::handler::traps as encoded;
@@ -42,14 +42,16 @@ impl TrapTable {
     /// # Errors
     ///
     /// [`ImageError::TrapsOutOfOrder`] for an offset below its predecessor or equal to it,
-    /// [`ImageError::TrapOutsideText`] for one not below `text_len`.
+    /// [`ImageError::TrapOutsideText`] for one not below `text_len`, [`ImageError::OffsetTooLarge`] for one that does not
+    /// fit in 32 bits.
     pub fn from_sorted(
-        sites: impl IntoIterator<Item = (u32, TrapCode)>,
+        sites: impl IntoIterator<Item = (usize, TrapCode)>,
         text_len: usize,
     ) -> Result<TrapTable, ImageError> {
         let (mut offsets, mut codes) = (Vec::new(), Vec::new());
         let mut order = Order::new(text_len);
         for (offset, code) in sites {
+            let offset = narrow(names::TRAPS, offset)?;
             order.next(offset)?;
             allocate::push(&mut offsets, offset)?;
             allocate::push(&mut codes, code.to_u8())?;
@@ -81,7 +83,7 @@ impl TrapTable {
             let (offset, code) = site.ok_or(wrong_length(expected))?;
             order.next(offset)?;
             if TrapCode::from_u8(code).is_none() {
-                return Err(ImageError::UnknownTrapCode { offset, code });
+                return Err(ImageError::UnknownTrapCode { offset: offset as usize, code });
             }
         }
         Ok(TrapTable { bytes: allocate::arc_of_bytes(bytes)? })
@@ -96,8 +98,8 @@ impl TrapTable {
     /// Async-signal-safe: a binary search over bytes on the heap, without lock, allocation or panic.
     #[inline]
     #[must_use]
-    pub fn get(&self, offset: u32) -> Option<TrapCode> {
-        TrapCode::from_u8(encoded::search(&self.bytes, offset)?)
+    pub fn get(&self, offset: usize) -> Option<TrapCode> {
+        TrapCode::from_u8(encoded::search(&self.bytes, u32::try_from(offset).ok()?)?)
     }
 
     /// The number of trap sites.
@@ -113,11 +115,11 @@ impl TrapTable {
     }
 
     /// All sites, by ascending offset.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, TrapCode)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (usize, TrapCode)> + '_ {
         let count = self.len();
         (0..count).map_while(move |index| {
             let code = encoded::code_at(&self.bytes, count, index)?;
-            Some((encoded::offset_at(&self.bytes, index)?, TrapCode::from_u8(code)?))
+            Some((encoded::offset_at(&self.bytes, index)? as usize, TrapCode::from_u8(code)?))
         })
     }
 
@@ -149,10 +151,10 @@ impl Order {
         if let Some(previous) = self.previous
             && offset <= previous
         {
-            return Err(ImageError::TrapsOutOfOrder { previous, offset });
+            return Err(ImageError::TrapsOutOfOrder { previous: previous as usize, offset: offset as usize });
         }
         if offset as usize >= self.text_len {
-            return Err(ImageError::TrapOutsideText { offset, text_len: self.text_len });
+            return Err(ImageError::TrapOutsideText { offset: offset as usize, text_len: self.text_len });
         }
         self.previous = Some(offset);
         Ok(())

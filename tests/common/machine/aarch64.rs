@@ -50,7 +50,7 @@ pub const LOAD: &[u8] = &[0x00, 0x00, 0x40, 0xb9, 0xc0, 0x03, 0x5f, 0xd6];
 /// `mov w1, #1; str w1, [x0, #16]; ret`: a store.
 pub const STORE: &[u8] = &[0x21, 0x00, 0x80, 0x52, 0x01, 0x10, 0x00, 0xb9, 0xc0, 0x03, 0x5f, 0xd6];
 /// Where [`STORE`] stores.
-pub const STORE_AT: u32 = 4;
+pub const STORE_AT: usize = 4;
 
 /// Calls the host function that the argument points at with the argument.
 pub const CALL_HOST: &[u8] = &[
@@ -61,7 +61,7 @@ pub const CALL_HOST: &[u8] = &[
     0x00, 0x00, 0x00, 0x00, // udf #0
 ];
 /// Where [`CALL_HOST`] ends, in an invalid instruction.
-pub const CALL_HOST_INVALID: u32 = 16;
+pub const CALL_HOST_INVALID: usize = 16;
 
 /// Calls itself until the stack ends.
 pub const RECURSE: &[u8] = &[
@@ -105,7 +105,7 @@ pub const SEND_WITHOUT_A_STACK: &[u8] = &[
     0xc0, 0x03, 0x5f, 0xd6, // ret
 ];
 /// Where the signal of [`SEND_WITHOUT_A_STACK`] arrives.
-pub const SENT_AT: u32 = 36;
+pub const SENT_AT: usize = 36;
 
 /// # Safety
 ///

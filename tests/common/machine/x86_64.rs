@@ -17,7 +17,7 @@ pub const LOAD: &[u8] = &[0x8b, 0x07, 0xc3];
 /// `mov dword [rdi + 16], 1; ret`: a store.
 pub const STORE: &[u8] = &[0xc7, 0x47, 0x10, 0x01, 0x00, 0x00, 0x00, 0xc3];
 /// Where [`STORE`] stores.
-pub const STORE_AT: u32 = 0;
+pub const STORE_AT: usize = 0;
 
 /// `xor ecx, ecx; lea eax, [rcx + 1]; cdq; idiv ecx; ret`: a division by zero at 6.
 pub const DIVIDE: &[u8] = &[0x31, 0xc9, 0x8d, 0x41, 0x01, 0x99, 0xf7, 0xf9, 0xc3];
@@ -30,7 +30,7 @@ pub const CALL_HOST: &[u8] = &[
     0x0f, 0x0b, // ud2
 ];
 /// Where [`CALL_HOST`] ends, in an invalid instruction.
-pub const CALL_HOST_INVALID: u32 = 4;
+pub const CALL_HOST_INVALID: usize = 4;
 
 /// Calls itself until the stack ends.
 pub const RECURSE: &[u8] = &[
@@ -69,7 +69,7 @@ pub const SEND_WITHOUT_A_STACK: &[u8] = &[
     0xc3, // ret
 ];
 /// Where the signal of [`SEND_WITHOUT_A_STACK`] arrives.
-pub const SENT_AT: u32 = 29;
+pub const SENT_AT: usize = 29;
 
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! Mode A, what is about the whole process: its registry of code memory, its traps, its C library.
+//! Mode A, what is about the whole process: its registry of images, its traps, its C library.
 
 use super::step;
 use super::watch::Watch;
@@ -14,15 +14,15 @@ use trapline::signal::{Signals, catch_trap, install};
 use trapline::{TrapCode, process};
 
 pub const OPERATIONS: &[Operation] = &[
-    ("publishing and registering code memory", code_appears),
-    ("unregistering and unmapping code memory", code_vanishes),
+    ("publishing and registering an image", code_appears),
+    ("unregistering and unmapping an image", code_vanishes),
     ("catching a trap", trap),
     ("passing on a signal that is no trap", passed_on),
     ("the C library: malloc, mmap, raise, fork", c_library),
     ("the first use of a thread-local with a destructor", thread_local),
 ];
 
-/// Code memory that stays registered, to be asked for while other code comes and goes. Made once a process.
+/// An image that stays registered, to be asked for while other code comes and goes. Made once a process.
 pub fn stable_code() -> Vec<(usize, Option<u64>)> {
     static STABLE: std::sync::OnceLock<Vec<Arc<Image>>> = std::sync::OnceLock::new();
     let all = STABLE.get_or_init(|| {

@@ -101,12 +101,12 @@ pub fn file(who: u64) -> Vec<u8> {
     ImageBuilder::new().text(text(who)).trap(0, TrapCode::Unreachable).finish().expect("a small image")
 }
 
-/// Published code memory from a file of ours.
+/// A published image from a file of ours.
 pub fn load(file: &[u8]) -> Arc<Image> {
     Arc::new(Image::parse(file).expect("our own image").publish().expect("memory for a page"))
 }
 
-/// Published code memory that says who it is.
+/// A published image that says who it is.
 pub fn image(who: u64) -> Arc<Image> {
     load(&file(who))
 }

@@ -1,7 +1,7 @@
 //! Stores of maps, as engines have them today.
 //!
 //! A store has three maps: its code by address, that address by the engine's, and its modules by id. It holds a
-//! reference to each module, to the code memory, and to the table of functions; a frame holds one more to its module.
+//! reference to each module, to the image, and to the table of functions; a frame holds one more to its module.
 //! That is all that it counts: what is compared is the structure, so functions are found by the same kind of search,
 //! and nothing is looked up that trapline's store does not look up.
 

@@ -93,7 +93,8 @@ impl Plan {
                 module: ModuleIndex::new(module),
                 function: DefinedFunctionIndex::new(function),
             };
-            image.compiled(start..start + FUNCTION_LEN - 16, key, None);
+            let start = start as usize;
+            image.compiled(start..start + FUNCTION_LEN as usize - 16, key, None);
         }
         let image = image.finish().expect("a valid image");
         Image::parse(&image).and_then(|image| Ok(image.publish()?)).expect("loads")

@@ -10,9 +10,9 @@ use trapline::{TrapCode, process};
 pub type Guest = unsafe extern "C" fn(*mut c_void);
 
 /// Loads `text`, a function, which may trap at that offset.
-pub fn load(text: &[u8], trap: Option<(u32, TrapCode)>) -> Image {
+pub fn load(text: &[u8], trap: Option<(usize, TrapCode)>) -> Image {
     let mut image = ImageBuilder::new();
-    image.text(text).function(0..text.len() as u32, None);
+    image.text(text).function(0..text.len(), None);
     if let Some((offset, code)) = trap {
         image.trap(offset, code);
     }
@@ -33,7 +33,7 @@ pub struct Code {
 }
 
 impl Code {
-    fn new(text: &[u8], trap: Option<(u32, TrapCode)>) -> Self {
+    fn new(text: &[u8], trap: Option<(usize, TrapCode)>) -> Self {
         let memory = Arc::new(load(text, trap));
         let registration = process::register(Arc::clone(&memory)).expect("registers");
         Self { memory, _registration: registration }
