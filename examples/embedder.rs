@@ -39,7 +39,9 @@ mod linux_x86_64 {
             // Not ours: the fault happens again, and does what it would have done. (A program with other handlers
             // would call the old one here.)
             // SAFETY: resets one action.
-            None => unsafe { drop(libc::signal(signal, libc::SIG_DFL)) },
+            None => unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+            },
         }
     }
 
