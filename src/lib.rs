@@ -49,7 +49,7 @@ pub use backtrace::Backtrace;
 pub use handler::trap_code::{TrapCode, UserTrap};
 pub use handler::walk::{BacktraceEnd, PcKind, Registers};
 pub use registry::{
-    CodeId, CodeRegistry, Found, Guard, Holder, RegisterError, Registration, Snapshot, SnapshotError, Stats,
+    CodeId, CodeRegistry, Found, Guard, Holder, RegisterError, Registration, Snapshot, Stats,
     UnregisterError, Unregistered, View,
 };
 

@@ -212,5 +212,4 @@ fn errors_are_errors_of_the_standard_library() {
     assert_eq!(forked.to_string(), UnregisterError::Forked.to_string());
     let text = RegisterError::OutOfMemory { range: 0x1000..0x2000, bytes: 1216 }.to_string();
     assert!(text.contains("0x1000..0x2000") && text.contains("1216 bytes"), "{text}");
-    is_error(&trapline::SnapshotError::OutOfMemory { bytes: 48 });
 }

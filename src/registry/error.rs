@@ -34,8 +34,8 @@ pub enum RegisterError {
         /// How many bytes were asked for.
         bytes: usize,
     },
-    /// This process was forked while another thread of its parent was writing to the registry, reclaiming, or taking
-    /// the first snapshot after a write. The registry can therefore never be written to here. Lookups still work.
+    /// This process was forked while another thread of its parent was writing to the registry, or reclaiming. The
+    /// registry can therefore never be written to here. Lookups still work.
     Forked,
 }
 
@@ -93,26 +93,5 @@ impl fmt::Display for UnregisterError {
 
 impl core::error::Error for UnregisterError {}
 
-/// Why there is no snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// There was no memory for it.
-    OutOfMemory {
-        /// How many bytes were asked for.
-        bytes: usize,
-    },
-}
-
-impl fmt::Display for SnapshotError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OutOfMemory { bytes } => write!(f, "no {bytes} bytes of memory for a snapshot of the code registry"),
-        }
-    }
-}
-
-impl core::error::Error for SnapshotError {}
-
-const FORKED: &str = "this process was forked while another thread was writing to the code registry or \
-                      taking a snapshot of it, which cannot be written to any more; lookups still work";
+const FORKED: &str = "this process was forked while another thread was writing to the code registry, which cannot be \
+                      written to any more; lookups still work";

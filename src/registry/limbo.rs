@@ -53,10 +53,10 @@ impl Limbo {
         Self { fresh: List::new(), held: Vec::new(), unswept: 0, quiet: Quiet::new(), kept: 0, kept_bytes: 0 }
     }
 
-    /// Sets memory aside for one more held root.
-    pub(crate) fn reserve(&mut self) -> Result<(), NoMemory> {
-        let bytes = 2 * self.held.len().max(2) * size_of::<RootRef>();
-        self.held.try_reserve(1).map_err(|_| NoMemory { bytes })
+    /// Sets memory aside for `more` held roots.
+    pub(crate) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
+        let bytes = (self.held.len() + more).max(2 * self.held.len()) * size_of::<RootRef>();
+        self.held.try_reserve(more).map_err(|_| NoMemory { bytes })
     }
 
     /// Takes what a publication replaced; room was [reserved](Self::reserve).

@@ -31,7 +31,7 @@ mod tree;
 mod view;
 mod writer;
 
-pub use error::{RegisterError, SnapshotError, UnregisterError};
+pub use error::{RegisterError, UnregisterError};
 pub use found::{CodeId, Found};
 pub use guard::Guard;
 pub use outcome::{Holder, Unregistered};
@@ -117,17 +117,15 @@ use writer::{Freed, Published, Writer};
 /// What they kept is freed by the first write after they have gone, or by [`reclaim`](Self::reclaim). (What only a snapshot
 /// kept may take as many writes as there are superseded snapshots, if these are many.)
 ///
-/// Failed allocations are errors, and removals take no memory; but three things abort the process, which have no other way
-/// to fail: [`snapshot`](Self::snapshot), for which there is [`try_snapshot`](Self::try_snapshot); what arc-swap sets up
-/// the first time a thread takes a snapshot, or is the first to write after one; and [`pin`](Self::pin), for
-/// crossbeam-epoch's record of each thread and what guards that overlap need there.
+/// Failed allocations are errors, and removals take no memory. Two things abort the process, which have no other way to
+/// fail: what arc-swap sets up when a thread first writes or takes a snapshot, unless a thread that ended left it one; and
+/// [`pin`](Self::pin), for crossbeam-epoch's record of each thread and what guards that overlap need there.
 ///
 /// # Fork
 ///
-/// In the child of a `fork`, lookups work, and snapshots. If another thread was writing at the time, reclaiming, or
-/// taking the first snapshot after a write, writes are impossible there and say so ([`RegisterError::Forked`]). If
-/// another thread was inside the gate or pinned at the time, it is so for ever in the child, and what it holds up is
-/// never freed.
+/// In the child of a `fork`, lookups work, and snapshots. If another thread was writing or reclaiming at the time, writes
+/// are impossible there and say so ([`RegisterError::Forked`]). If another thread was inside the gate or pinned at the
+/// time, it is so for ever in the child, and what it holds up is never freed.
 pub struct CodeRegistry<T: Send + Sync + 'static> {
     gate: Gate,
     /// From `Shared::into_raw`, or null before the first registration.

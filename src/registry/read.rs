@@ -1,11 +1,8 @@
 //! The ways to look up.
 
-use super::estate::Estate;
-use super::root::{Root, RootRef};
-use super::tree;
-use super::{CodeRegistry, Found, Guard, Snapshot, SnapshotError, View};
+use super::{CodeRegistry, Found, Guard, Snapshot, View};
 use crate::handler::node;
-use crate::sync::{self, Counted, NoMemory};
+use crate::sync::{self, Counted};
 use std::sync::Arc;
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
@@ -101,51 +98,16 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
 
     /// The registry as it is now, to keep.
     ///
-    /// As [`try_snapshot`](Self::try_snapshot), but aborts if there is no memory.
+    /// Constant time; takes no lock. A snapshot that is taken after a lookup is never older than what that found.
     ///
     /// # Signal safety
     ///
-    /// Not safe: it may take a lock, and the first use of a thread allocates.
+    /// Not for handlers: arc-swap allocates when a thread first uses it.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<T> {
-        self.try_snapshot().unwrap_or_else(|_| std::alloc::handle_alloc_error(core::alloc::Layout::new::<Root>()))
-    }
-
-    /// The registry as it is now, to keep.
-    ///
-    /// Constant time. The first snapshot after a write takes the writers' lock, and so waits for a write that is under
-    /// way; and a few words of memory for itself and those that follow it. The others take neither.
-    ///
-    /// # Errors
-    ///
-    /// If there is no memory for these words, or for one more in the list of snapshots that are held. (What arc-swap sets
-    /// up the first time that a thread uses it cannot be an error: it aborts.)
-    ///
-    /// # Signal safety
-    ///
-    /// Not safe: it may take a lock, and the first use of a thread allocates.
-    pub fn try_snapshot(&self) -> Result<Snapshot<T>, SnapshotError> {
-        let Some(estate) = self.estate() else { return Ok(Snapshot::empty()) };
-        let root = match estate.roots().load() {
-            Some(root) => root,
-            None => self.new_root(estate).map_err(|NoMemory { bytes }| SnapshotError::OutOfMemory { bytes })?,
-        };
+        let Some(estate) = self.estate() else { return Snapshot::empty() };
+        let Some(root) = estate.roots().load() else { return Snapshot::empty() };
         // SAFETY: from `Shared::into_raw`.
-        Ok(Snapshot::new(root, unsafe { Counted::share(estate) }))
-    }
-
-    #[cold]
-    fn new_root(&self, estate: &Estate<T>) -> Result<RootRef, NoMemory> {
-        if let Ok(mut writer) = estate.lock() {
-            return writer.root(estate.roots());
-        }
-        // The thread that was writing when this process was forked is not here, and nobody writes any more: the tree that
-        // lookups read stays as it is, unfreed, whether it is counted or not.
-        let mut root = Root::blank()?;
-        let node = self.gate.current().cast_mut();
-        // SAFETY: as said, the tree stays. The counts may not be those of this tree.
-        let ranges = unsafe { tree::leaves(node).map(|leaf| tree::visible(leaf).count()).sum() };
-        root.get_mut().expect("a new root is nobody else's").set(u64::MAX, node, ranges);
-        Ok(root)
+        Snapshot::new(root, unsafe { Counted::share(estate) })
     }
 }

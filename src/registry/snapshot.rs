@@ -12,17 +12,16 @@ use std::sync::Arc;
 
 /// The registry as it was at one moment.
 ///
-/// Taking or cloning one takes constant time. It keeps what it can see alive, payloads included, however long it is held, and even if the registry is dropped; what is registered and unregistered
-/// afterwards it neither sees nor keeps. What is found may have been unregistered since.
-///
-/// A snapshot is never behind a lookup that went before it.
+/// Taking or cloning one takes constant time. It keeps what it can see alive, payloads included, however long it is held,
+/// and even if the registry is dropped; what is registered and unregistered afterwards it neither sees nor keeps. What is
+/// found may have been unregistered since. A snapshot that is taken after a lookup is never older than what that found.
 ///
 /// What a snapshot alone has kept is freed by the first write after it was dropped (if many superseded snapshots are held,
 /// within as many writes), or by [`reclaim`](super::CodeRegistry::reclaim); of a registry that is gone, when the last of
 /// its snapshots is dropped.
 ///
 /// There is one exception to "as it was": a range that is unregistered when there is no memory at all vanishes from
-/// snapshots too, though not from their [`len`](Self::len). Its payload is kept all the same.
+/// snapshots too, though older ones still count it in their [`len`](Self::len). Its payload is kept all the same.
 ///
 /// # Signal safety
 ///

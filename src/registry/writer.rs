@@ -6,7 +6,7 @@
 use super::error::RegisterError;
 use super::limbo::{Collected, Limbo};
 use super::outcome::{Holder, Unregistered};
-use super::root::{Root, RootRef};
+use super::root::{RootRef, Roots};
 use super::stats::Stats;
 use super::tree::pool::{List, Pool, book};
 use super::tree::{self, Buffer, Edit, Place};
@@ -35,10 +35,7 @@ pub(super) struct Writer {
     /// Ranges whose payload is still to be dropped.
     retired_ranges: usize,
     pool: Pool,
-    /// Whether snapshots are taken of the tree as it is: then the cell of roots holds one.
-    rooted: bool,
-    /// A root that nobody has, for the next snapshot.
-    spare_root: Option<RootRef>,
+    roots: Roots,
     limbo: Limbo,
 }
 
@@ -89,8 +86,7 @@ impl Writer {
             hidden: 0,
             retired_ranges: 0,
             pool: Pool::new(),
-            rooted: false,
-            spare_root: None,
+            roots: Roots::new(),
             limbo: Limbo::new(),
         }
     }
@@ -110,7 +106,9 @@ impl Writer {
             return Ok(self.tick);
         };
         let no_memory = |range: Range<usize>| move |NoMemory { bytes }| RegisterError::OutOfMemory { range, bytes };
-        self.sweep(published).map_err(no_memory(first.clone()))?;
+        // The roots of this publication and of a removal after it, which must not fail.
+        let aside = self.sweep(published).and_then(|()| self.roots.set_aside(2, &mut self.limbo));
+        aside.map_err(no_memory(first.clone()))?;
         // Each range has a number of its own, and the last one is the tick of the publication: no other publication of
         // this registry is among them.
         let births = new_ticks(count as u64);
@@ -161,8 +159,7 @@ impl Writer {
             // SAFETY: we are the writer.
             unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) }.hide(&place);
             self.hidden += 1;
-            // A new snapshot must not count it.
-            self.unroot(published.roots);
+            self.roots.uncount_one();
             return Some((Unregistered::Held(Holder::OutOfMemory), Collected::default()));
         }
         self.edit(published, |edit| edit.remove(&place));
@@ -227,50 +224,17 @@ impl Writer {
     }
 
     fn publish(&mut self, published: Published<'_>, node: *mut Node, tick: u64, retired: &mut List) {
-        // First what snapshots are taken from, then what lookups read: whoever has found the new tree takes no snapshot
-        // of the old one. Who asks for a snapshot in between waits for our lock.
-        self.unroot(published.roots);
+        // First what snapshots are taken from, then what lookups read: after a lookup that found the new tree nobody
+        // takes a snapshot of the old one.
+        self.roots.publish(published.roots, &mut self.limbo, tick, node, self.ranges);
         self.tick = tick;
         published.gate.publish(node, self.tick);
         self.node = node;
         self.limbo.retire(retired);
     }
 
-    /// What snapshots of the tree as it is refer to. Made by the first of them after a write, so that writes that
-    /// nobody takes snapshots between are not held up by it; the next write takes it out of the cell.
-    pub(super) fn root(&mut self, roots: &RootCell<RootRef>) -> Result<RootRef, NoMemory> {
-        if self.rooted
-            && let Some(root) = roots.load()
-        {
-            return Ok(root);
-        }
-        // For when it is superseded.
-        self.limbo.reserve()?;
-        let mut root = match self.spare_root.take() {
-            Some(root) => root,
-            None => Root::blank()?,
-        };
-        root.get_mut().expect("a spare root is nobody else's").set(self.tick, self.node, self.ranges);
-        roots.swap(Some(root.clone()));
-        self.rooted = true;
-        Ok(root)
-    }
-
-    /// Takes the root out of the cell: the tree changes.
-    fn unroot(&mut self, roots: &RootCell<RootRef>) {
-        if self.rooted
-            && let Some(root) = roots.swap(None)
-        {
-            if root.is_unique() {
-                self.spare_root = Some(root);
-            } else {
-                self.limbo.hold(root);
-            }
-        }
-        self.rooted = false;
-    }
-
     fn set_removal_aside(&mut self) -> Result<(), NoMemory> {
+        self.roots.set_aside(1, &mut self.limbo)?;
         // SAFETY: we are the writer: the tree is alive.
         tree::stock_removal(&mut self.pool, unsafe { tree::height(self.node) })
     }
@@ -289,8 +253,8 @@ impl Writer {
         if !thorough && !is_eager() {
             return Collected::default();
         }
-        let (mut nodes, spare) = (List::new(), &mut self.spare_root);
-        let spare = |root| *spare = Some(root);
+        let (mut nodes, roots) = (List::new(), &mut self.roots);
+        let spare = |root| roots.put(root);
         let collected = self.limbo.collect(gate, self.tick, guards_through, thorough, &mut nodes, spare);
         self.let_go(nodes, freed);
         collected
@@ -336,7 +300,7 @@ impl Writer {
     ///
     /// Of a leaf, a snapshot may see some payloads and others not: those go to `unseen`, if there is memory for that.
     pub(super) fn close(&mut self, roots: &RootCell<RootRef>, freed: &mut Freed, unseen: &mut Vec<*const ()>) {
-        self.unroot(roots);
+        self.roots.close(roots, &mut self.limbo);
         let newest = self.limbo.newest_snapshot();
         let death = self.tick + 1;
         let node = core::mem::replace(&mut self.node, ptr::null_mut());
@@ -361,8 +325,8 @@ impl Writer {
         self.retired_ranges += self.ranges - unseen.len();
         self.ranges = 0;
         self.hidden = 0;
-        let (mut nodes, spare) = (List::new(), &mut self.spare_root);
-        self.limbo.collect_after_readers(&mut nodes, |root| *spare = Some(root));
+        let (mut nodes, roots) = (List::new(), &mut self.roots);
+        self.limbo.collect_after_readers(&mut nodes, |root| roots.put(root));
         self.let_go(nodes, freed);
     }
 
