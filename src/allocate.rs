@@ -4,7 +4,9 @@
 //! the size of, and what is made while code is loaded, is allocated here instead.
 
 use std::alloc::{self, Layout};
+#[cfg(feature = "store")]
 use std::collections::HashMap;
+#[cfg(feature = "store")]
 use std::hash::{BuildHasher, Hash};
 use std::hint;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub(crate) fn reserve<T>(list: &mut Vec<T>, more: usize) -> Result<(), OutOfMemo
 }
 
 /// As [`reserve`], of a map.
+#[cfg(feature = "store")]
 pub(crate) fn reserve_in_map<K: Eq + Hash, V, S: BuildHasher>(
     map: &mut HashMap<K, V, S>,
     more: usize,

@@ -29,28 +29,47 @@
 
 // RealtimeSanitizer watches what handlers call: `verification/realtime/run`.
 #![cfg_attr(trapline_rtsan, feature(sanitize))]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 
+extern crate alloc;
+
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("trapline counts its publications in 64-bit atomics, and this target has none");
+
+#[cfg(feature = "image")]
 mod allocate;
+#[cfg(feature = "image")]
 mod backtrace;
+#[cfg(feature = "image")]
 mod counted;
 #[cfg(doc)]
 pub mod guide;
 mod handler;
+#[cfg(feature = "image")]
 pub mod image;
+#[cfg(feature = "image")]
 mod memory;
+#[cfg(feature = "image")]
 pub mod process;
 mod registry;
 #[cfg(feature = "signal")]
 pub mod signal;
+#[cfg(feature = "store")]
 pub mod store;
 mod sync;
 
+#[cfg(feature = "image")]
 pub use backtrace::Backtrace;
+#[cfg(feature = "image")]
 pub use handler::trap_code::{TrapCode, UserTrap};
+#[cfg(feature = "image")]
 pub use handler::walk::{BacktraceEnd, PcKind, Registers};
+#[cfg(feature = "guard")]
+pub use registry::Guard;
+#[cfg(feature = "snapshot")]
+pub use registry::Snapshot;
 pub use registry::{
-    CodeId, CodeRegistry, Found, Guard, Holder, RegisterError, Registration, Snapshot, Stats,
-    UnregisterError, Unregistered, View,
+    CodeId, CodeRegistry, Found, Holder, RegisterError, Registration, Stats, UnregisterError, Unregistered, View,
 };
 
 /// The README's examples, compiled and run.

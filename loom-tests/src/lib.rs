@@ -5,6 +5,8 @@
 #![cfg(trapline_loom)]
 #![allow(dead_code, reason = "the models do not use all of the crate")]
 
+extern crate alloc;
+
 #[path = "../../src/handler/mod.rs"]
 mod handler;
 #[path = "../../src/registry/mod.rs"]
@@ -78,6 +80,31 @@ impl Census {
 
 /// The registry of a model.
 pub type Registry = CodeRegistry<Code>;
+
+/// What only models do.
+impl<T: Send + Sync> CodeRegistry<T> {
+    /// A reader that is inside the gate until the result is dropped, and may see anything.
+    pub fn enter_blindly(&self) -> impl Drop + '_ {
+        self.gate.enter_blindly()
+    }
+
+    /// A reader that is inside the gate until the result is dropped, and sees what is registered now.
+    pub fn enter(&self) -> impl Drop + '_ {
+        self.gate.enter().0
+    }
+
+    /// Frees what can be freed as things are, and asks nothing of crossbeam.
+    pub fn collect_only(&self) {
+        self.collect(&mut Default::default());
+    }
+}
+
+impl<T: Send + Sync> Guard<'_, T> {
+    /// Has crossbeam run what is due.
+    pub fn flush(&self) {
+        self._pin.flush();
+    }
+}
 
 /// A handler on a thread of its own: looks `pc` up, and runs what it finds.
 pub fn reader(registry: &Arc<Registry>, stripe: usize, pc: usize) -> loom::thread::JoinHandle<Option<usize>> {

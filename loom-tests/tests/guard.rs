@@ -150,7 +150,7 @@ fn the_closure_runs_on_the_readers_thread() {
         };
         yield_now();
         registry.unregister(id).unwrap();
-        registry.collect();
+        registry.collect_only();
         reader.join().unwrap();
     });
 }

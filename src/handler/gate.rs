@@ -53,7 +53,7 @@
 //!
 //! *A guard that the scan did not see* finds the new root, for the reason of the first paragraph: its addition and each of
 //! its loads of the root are SeqCst. How long one that the scan did see is to be waited for is for others to say: see
-//! `registry::estate`.
+//! `registry::guard_epoch`.
 //!
 //! # Liveness
 //!
@@ -70,21 +70,19 @@
 //! pays one more read-modify-write.
 
 use super::node::Node;
-use crate::sync::{self, AtomicPtr, AtomicU64, AtomicUsize, Site, ordering};
-use core::sync::atomic::Ordering;
+use crate::sync::{self, AtomicPtr, AtomicU64, AtomicUsize, FIRST_TICK, MODELLED, Ordering, Site, const_fn, ordering};
 
 /// How many stripes there are.
-pub(crate) const STRIPES: usize = if cfg!(trapline_loom) { 2 } else { 64 };
+pub(crate) const STRIPES: usize = if MODELLED { 2 } else { 64 };
 /// How many claims a stripe has.
-pub(crate) const CLAIMS: usize = if cfg!(trapline_loom) { 1 } else { 2 };
+pub(crate) const CLAIMS: usize = if MODELLED { 1 } else { 2 };
 
 /// What a claim holds while nobody has it.
 const FREE: u64 = 0;
 /// Set in a claim whose reader may see any tree. The rest of it is a tick of the time when it came, so that one who
 /// comes after another is not taken for that one.
 const ANY: u64 = 1 << 63;
-/// The tick before anything was published. Not [`FREE`].
-pub(crate) const FIRST_TICK: u64 = 1;
+const _: () = assert!(FIRST_TICK != FREE);
 
 /// A stripe fills two lines, so that the adjacent-line prefetcher does not tie neighbours together.
 #[repr(align(128))]
@@ -109,6 +107,7 @@ pub(crate) struct Gate {
 pub(crate) struct Inside<'g>(Place<'g>);
 
 /// A guard that is counted until this is dropped.
+#[cfg(feature = "guard")]
 pub(crate) struct Counted<'g>(&'g AtomicUsize);
 
 /// What the writer finds in a stripe.
@@ -150,40 +149,23 @@ impl Claim {
 }
 
 impl Stripe {
-    #[cfg(not(trapline_loom))]
-    const fn new() -> Self {
-        Stripe {
-            claims: [const { AtomicU64::new(FREE) }; CLAIMS],
-            counts: AtomicU64::new(0),
-            guards: AtomicUsize::new(0),
+    const_fn! {
+        fn new() -> Self {
+            let claims = sync::array![AtomicU64::new(FREE); CLAIMS];
+            Stripe { claims, counts: AtomicU64::new(0), guards: AtomicUsize::new(0) }
         }
-    }
-
-    #[cfg(trapline_loom)]
-    fn new() -> Self {
-        use core::array::from_fn;
-        Stripe { claims: from_fn(|_| AtomicU64::new(FREE)), counts: AtomicU64::new(0), guards: AtomicUsize::new(0) }
     }
 }
 
 impl Gate {
-    #[cfg(not(trapline_loom))]
-    pub(crate) const fn new() -> Self {
-        Self {
-            current: AtomicPtr::new(core::ptr::null_mut()),
-            tick: AtomicU64::new(FIRST_TICK),
-            phase: AtomicUsize::new(0),
-            stripes: [const { Stripe::new() }; STRIPES],
-        }
-    }
-
-    #[cfg(trapline_loom)]
-    pub(crate) fn new() -> Self {
-        Self {
-            current: AtomicPtr::new(core::ptr::null_mut()),
-            tick: AtomicU64::new(FIRST_TICK),
-            phase: AtomicUsize::new(0),
-            stripes: core::array::from_fn(|_| Stripe::new()),
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self {
+                current: AtomicPtr::new(core::ptr::null_mut()),
+                tick: AtomicU64::new(FIRST_TICK),
+                phase: AtomicUsize::new(0),
+                stripes: sync::array![Stripe::new(); STRIPES],
+            }
         }
     }
 
@@ -206,6 +188,7 @@ impl Gate {
     }
 
     /// Counts a guard: of what hangs off the roots that it loads, nothing is freed before the result is dropped.
+    #[cfg(feature = "guard")]
     pub(crate) fn count_guard(&self) -> Counted<'_> {
         let guards = &self.stripe().guards;
         if sync::plain(Site::GuardEnter) {
@@ -217,8 +200,8 @@ impl Gate {
         Counted(guards)
     }
 
-    /// For models: enters the gate as a reader who may see anything. What is retired from here on stays alive until the
-    /// result is dropped.
+    /// For models, which have no other way to such a reader at will: enters the gate as one who may see anything. What is
+    /// retired from here on stays alive until the result is dropped.
     #[cfg(trapline_loom)]
     pub(crate) fn enter_blindly(&self) -> Inside<'_> {
         let stripe = self.stripe();
@@ -233,7 +216,7 @@ impl Gate {
         let seed = sync::stripe_seed();
         let hash = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 6);
         // A model picks its stripes itself.
-        let stripe = if cfg!(trapline_loom) { seed } else { hash as usize };
+        let stripe = if MODELLED { seed } else { hash as usize };
         &self.stripes[stripe & (STRIPES - 1)]
     }
 
@@ -352,6 +335,7 @@ impl Occupants {
     }
 }
 
+#[cfg(feature = "guard")]
 impl Drop for Counted<'_> {
     #[inline(always)]
     fn drop(&mut self) {

@@ -21,10 +21,10 @@
 //! - **N4** Who holds a root inside the gate, under a guard or as a snapshot may read every node below it.
 
 use super::search::{self, KEYS, MAX_OFFSET};
-use crate::sync::Witness;
+use crate::sync::unmodelled::{AtomicU32, AtomicUsize};
+use crate::sync::{Ordering, Witness};
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Slots of a narrow leaf that are used: one less than there are keys, for what is not in the leaf's window to find.
 pub(crate) const NARROW_RANGES: usize = KEYS - 1;

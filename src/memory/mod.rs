@@ -12,11 +12,15 @@ mod pages;
 #[cfg(not(unix))]
 #[path = "pages_elsewhere.rs"]
 mod pages;
+#[cfg_attr(not(feature = "store"), allow(dead_code, reason = "only stores make private copies"))]
 mod private_text;
 mod text;
 
+#[cfg(feature = "store")]
 pub(crate) use pages::Slot;
-pub(crate) use private_text::{Overwrite, PrivateText, WriteError};
+pub(crate) use private_text::PrivateText;
+#[cfg(feature = "store")]
+pub(crate) use private_text::{Overwrite, WriteError};
 pub(crate) use text::{ExecutableText, WritableText};
 
 /// Why there is no text.

@@ -41,7 +41,6 @@ impl PrivateText {
     /// # Safety
     ///
     /// Nobody patches meanwhile.
-    #[cfg(feature = "breakpoints")]
     pub(crate) unsafe fn holds(&self, (offset, bytes): Overwrite<'_>) -> Option<bool> {
         self.check(offset, bytes.len())?;
         // SAFETY: inside the mapping, which is readable; nobody writes, says our caller.

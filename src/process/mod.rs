@@ -16,9 +16,9 @@ use crate::handler::trap_code::TrapCode;
 use crate::image::Image;
 #[cfg(unix)]
 use crate::memory::leftover;
-use crate::registry::{
-    self, CodeId, CodeRegistry, Found, RegisterError, Snapshot, Stats, UnregisterError, Unregistered, View,
-};
+#[cfg(feature = "snapshot")]
+use crate::registry::Snapshot;
+use crate::registry::{self, CodeId, CodeRegistry, Found, RegisterError, Stats, UnregisterError, Unregistered, View};
 pub use registered_text::RegisteredText;
 
 /// Constant-initialised: a handler may be the first caller ever.
@@ -154,6 +154,7 @@ pub fn get_owned(pc: usize) -> Option<(Arc<RegisteredText>, usize)> {
 ///
 /// Not for handlers: the first use of a thread allocates.
 #[must_use]
+#[cfg(feature = "snapshot")]
 pub fn snapshot() -> Snapshot<RegisteredText> {
     CODE.snapshot()
 }

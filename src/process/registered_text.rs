@@ -25,6 +25,7 @@ impl RegisteredText {
         RegisteredText { traps: image.traps().clone(), image, private: None }
     }
 
+    #[cfg(feature = "store")]
     pub(crate) fn private(image: Arc<Image>, text: PrivateText) -> Self {
         RegisteredText { traps: image.traps().clone(), image, private: Some(text) }
     }
@@ -74,6 +75,7 @@ impl RegisteredText {
         }
     }
 
+    #[cfg(feature = "store")]
     pub(crate) fn private_text(&self) -> Option<&PrivateText> {
         self.private.as_ref()
     }

@@ -1,9 +1,9 @@
 //! What a lookup finds.
 
 use crate::handler::node::Entry;
+use alloc::sync::Arc;
 use core::fmt;
 use core::ops::Range;
-use std::sync::Arc;
 
 /// Names one registration, for ever: no other registration of this process gets its id, in no registry, not even at the
 /// same address.

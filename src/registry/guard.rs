@@ -3,8 +3,8 @@
 use super::{CodeRegistry, Found};
 use crate::handler::{gate, node};
 use crate::sync;
+use alloc::sync::Arc;
 use core::fmt;
-use std::sync::Arc;
 
 /// A pinned thread: what it looks up stays alive for as long as the guard lives.
 ///
@@ -20,18 +20,12 @@ pub struct Guard<'r, T: Send + Sync + 'static> {
     registry: &'r CodeRegistry<T>,
     _counted: gate::Counted<'r>,
     // Not Send, and unpins when dropped.
-    _pin: sync::epoch::Guard,
+    pub(crate) _pin: sync::epoch::Guard,
 }
 
 impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
     pub(super) fn new(registry: &'r CodeRegistry<T>, counted: gate::Counted<'r>, pin: sync::epoch::Guard) -> Self {
         Self { registry, _counted: counted, _pin: pin }
-    }
-
-    /// For models: has crossbeam run what is due.
-    #[cfg(trapline_loom)]
-    pub fn flush(&self) {
-        self._pin.flush();
     }
 
     /// Finds the range that holds `pc`, in the registry as it is now.

@@ -18,7 +18,9 @@ use super::root::RootRef;
 use super::tree::pool::{List, book, bytes_of};
 use crate::handler::gate::Gate;
 use crate::handler::node::Node;
+#[cfg(feature = "snapshot")]
 use crate::sync::NoMemory;
+use alloc::vec::Vec;
 use core::ptr;
 
 /// So many held roots are all looked at in every write; more of them, in turns.
@@ -54,12 +56,14 @@ impl Limbo {
     }
 
     /// Sets memory aside for `more` held roots.
+    #[cfg(feature = "snapshot")]
     pub(crate) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         let bytes = (self.held.len() + more).max(2 * self.held.len()) * size_of::<RootRef>();
         self.held.try_reserve(more).map_err(|_| NoMemory { bytes })
     }
 
     /// Takes what a publication replaced; room was [reserved](Self::reserve).
+    #[cfg(feature = "snapshot")]
     pub(crate) fn hold(&mut self, root: RootRef) {
         self.held.push(root);
     }

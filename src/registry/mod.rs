@@ -12,20 +12,26 @@
 //!               writer -- retires --> limbo --> freed          quiet: what the gate lets go, and when
 //! ```
 //!
-//! `read` is how lookups begin; `writer` is what is done under the lock; `estate` is what is done after it, and what outlives the registry.
+//! `read` is how lookups begin; `writer` is what is done under the lock; `state` is what is done after it, and what outlives the registry.
 
 mod error;
-mod estate;
 mod found;
+#[cfg(feature = "guard")]
 mod guard;
+#[cfg_attr(not(feature = "guard"), path = "no_guard_epoch.rs")]
+mod guard_epoch;
 mod limbo;
 mod outcome;
+#[cfg_attr(not(feature = "std"), path = "no_panics.rs")]
 mod panics;
 mod quiet;
 mod read;
 mod registration;
+#[cfg_attr(not(feature = "snapshot"), path = "no_root.rs")]
 mod root;
+#[cfg(feature = "snapshot")]
 mod snapshot;
+mod state;
 mod stats;
 mod tree;
 mod view;
@@ -33,27 +39,27 @@ mod writer;
 
 pub use error::{RegisterError, UnregisterError};
 pub use found::{CodeId, Found};
+#[cfg(feature = "guard")]
 pub use guard::Guard;
 pub use outcome::{Holder, Unregistered};
 pub use registration::Registration;
+#[cfg(feature = "snapshot")]
 pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use view::View;
 
 use crate::handler::gate::Gate;
-use crate::sync::{self, AtomicPtr, Counted, NoMemory, Shared};
+use crate::sync::{self, AtomicPtr, Counted, NoMemory, Ordering, Shared, const_fn};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::Ordering;
-use estate::{Aftermath, Estate};
 use limbo::Collected;
 use panics::Panics;
-use std::sync::Arc;
-#[cfg(trapline_loom)]
-pub(crate) use tree::pool::free as free_node;
-use writer::{Freed, Published, Writer};
+use state::{Cleanup, State};
+use writer::{Freed, Published};
 
 /// A map from program counters to code, readable from signal handlers.
 ///
@@ -127,9 +133,9 @@ use writer::{Freed, Published, Writer};
 /// are impossible there and say so ([`RegisterError::Forked`]). If another thread was inside the gate or pinned at the
 /// time, it is so for ever in the child, and what it holds up is never freed.
 pub struct CodeRegistry<T: Send + Sync + 'static> {
-    gate: Gate,
+    pub(super) gate: Gate,
     /// From `Shared::into_raw`, or null before the first registration.
-    estate: AtomicPtr<Counted<Estate<T>>>,
+    state: AtomicPtr<Counted<State<T>>>,
 }
 
 // SAFETY: lookups share payloads between threads and any thread may drop them, so they are Send and Sync; everything
@@ -139,16 +145,12 @@ unsafe impl<T: Send + Sync + 'static> Send for CodeRegistry<T> {}
 unsafe impl<T: Send + Sync + 'static> Sync for CodeRegistry<T> {}
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
-    /// An empty registry. Allocates nothing.
-    #[cfg(not(trapline_loom))]
-    pub const fn new() -> Self {
-        Self { gate: Gate::new(), estate: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    /// An empty registry.
-    #[cfg(trapline_loom)]
-    pub fn new() -> Self {
-        Self { gate: Gate::new(), estate: AtomicPtr::new(ptr::null_mut()) }
+    const_fn! {
+        /// An empty registry. Allocates nothing.
+        #[must_use]
+        pub fn new() -> Self {
+            Self { gate: Gate::new(), state: AtomicPtr::new(ptr::null_mut()) }
+        }
     }
 
     /// Registers `range`, exclusive of its end, as `code`.
@@ -176,12 +178,12 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         let start = range.start;
         // The registry's from here on, unless it is given back.
         let code = ManuallyDrop::new(code);
-        let (result, aftermath) = self.write(core::iter::once((range, Arc::as_ptr(&code).cast())));
+        let (result, cleanup) = self.write(core::iter::once((range, Arc::as_ptr(&code).cast())));
         // Destructors run last, when the range has an owner that unregisters it.
         let result = result.map(|number| Registration::new(self, Some(CodeId::new(start, number))));
         let mut panics = Panics::default();
-        if let Some(aftermath) = aftermath {
-            aftermath.run_holding(&mut panics);
+        if let Some(cleanup) = cleanup {
+            cleanup.run_holding(&mut panics);
         }
         if result.is_err() {
             panics.drop(ManuallyDrop::into_inner(code));
@@ -280,7 +282,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
         }
         registrations.extend(codes.iter().map(|_| Registration::new(self, None)));
         let ranges = order.iter().map(|i| (codes[*i].0.clone(), Arc::as_ptr(&codes[*i].1).cast()));
-        let (result, aftermath) = self.write(ranges);
+        let (result, cleanup) = self.write(ranges);
         let result = result.map(|first| {
             for (number, i) in (first..).zip(&order) {
                 registrations[*i] = Registration::new(self, Some(CodeId::new(codes[*i].0.start, number)));
@@ -289,8 +291,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
             codes.retain(|(range, _)| range.is_empty());
             registrations
         });
-        if let Some(aftermath) = aftermath {
-            aftermath.run_holding(panics);
+        if let Some(cleanup) = cleanup {
+            cleanup.run_holding(panics);
         }
         result
     }
@@ -299,20 +301,20 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     fn write<'r>(
         &'r self,
         ranges: impl ExactSizeIterator<Item = (Range<usize>, *const ())>,
-    ) -> (Result<u64, RegisterError>, Option<Aftermath<'r, T>>) {
+    ) -> (Result<u64, RegisterError>, Option<Cleanup<'r, T>>) {
         let mut ranges = ranges.peekable();
-        let estate = match self.estate_or_new() {
-            Ok(estate) => estate,
+        let state = match self.state_or_new() {
+            Ok(state) => state,
             Err(NoMemory { bytes }) => {
                 let range = ranges.peek().map_or(0..0, |(range, _)| range.clone());
                 return (Err(RegisterError::OutOfMemory { range, bytes }), None);
             }
         };
-        let Ok(mut writer) = estate.lock() else { return (Err(RegisterError::Forked), None) };
-        let result = writer.register(self.published(estate), ranges);
+        let Ok(mut writer) = state.lock() else { return (Err(RegisterError::Forked), None) };
+        let result = writer.register(self.published(state), ranges);
         let mut freed = Freed::nothing();
-        let collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), false);
-        (result, Some(estate.unlock(writer, freed, &collected)))
+        let collected = writer.collect(&self.gate, &mut freed, || state.guards.through(), false);
+        (result, Some(state.unlock(writer, freed, &collected)))
     }
 
     /// Removes what was registered as `id`, and says what became of its payload.
@@ -360,14 +362,14 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
 
     fn unregister_holding(&self, id: CodeId, panics: &mut Panics) -> Result<Unregistered, UnregisterError> {
         let missing = UnregisterError::NotRegistered { id };
-        let Some(estate) = self.estate() else { return Err(missing) };
+        let Some(state) = self.state() else { return Err(missing) };
         let (start, number) = id.parts();
         let mut freed = Freed::nothing();
-        let mut writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
-        let guards_through = || estate.guards_through();
-        let removed = writer.unregister(self.published(estate), start, number, &mut freed, guards_through);
+        let mut writer = state.lock().map_err(|_| UnregisterError::Forked)?;
+        let guards_through = || state.guards.through();
+        let removed = writer.unregister(self.published(state), start, number, &mut freed, guards_through);
         let Some((outcome, collected)) = removed else { return Err(missing) };
-        estate.unlock(writer, freed, &collected).run_holding(panics);
+        state.unlock(writer, freed, &collected).run_holding(panics);
         Ok(outcome)
     }
 
@@ -423,26 +425,26 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
 
     fn wait_until_gone(&self, id: CodeId, panics: &mut Panics) -> Result<Arc<T>, UnregisterError> {
         let missing = UnregisterError::NotRegistered { id };
-        let Some(estate) = self.estate() else { return Err(missing) };
+        let Some(state) = self.state() else { return Err(missing) };
         let (start, number) = id.parts();
         let (mut taken, mut round) = (None, 0_u32);
         loop {
             // Forked is an answer of the first round, unless a destructor below forks.
-            let mut writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
+            let mut writer = state.lock().map_err(|_| UnregisterError::Forked)?;
             if taken.is_none() {
-                taken = writer.take(self.published(estate), start, number).ok_or_else(|| missing.clone())?.ok();
+                taken = writer.take(self.published(state), start, number).ok_or_else(|| missing.clone())?.ok();
             }
             let mut freed = Freed::nothing();
-            let mut collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
+            let mut collected = writer.collect(&self.gate, &mut freed, || state.guards.through(), true);
             if let Some(waiting) = collected.guarded {
-                estate.unlock(writer, freed, &collected).run_holding(panics);
-                estate.follow_guards(waiting);
-                writer = estate.lock().map_err(|_| UnregisterError::Forked)?;
+                state.unlock(writer, freed, &collected).run_holding(panics);
+                state.guards.follow(waiting);
+                writer = state.lock().map_err(|_| UnregisterError::Forked)?;
                 freed = Freed::nothing();
-                collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
+                collected = writer.collect(&self.gate, &mut freed, || state.guards.through(), true);
             }
             let gone = taken.take_if(|taken| writer.is_out_of_sight(taken));
-            estate.unlock(writer, freed, &collected).run_holding(panics);
+            state.unlock(writer, freed, &collected).run_holding(panics);
             if let Some(gone) = gone {
                 // SAFETY: payloads of this registry come from an `Arc<T>`; this one was left to us, and nobody sees it.
                 return Ok(unsafe { Arc::from_raw(gone.payload.cast::<T>()) });
@@ -469,32 +471,25 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// Not safe: it takes a lock, and runs destructors.
     pub fn reclaim(&self) {
-        let Some(estate) = self.estate() else { return };
-        let Ok(mut writer) = estate.lock() else { return };
-        // Without memory, hidden ranges stay until there is some.
-        let _ = writer.sweep(self.published(estate));
         let mut panics = Panics::default();
-        if let Some(waiting) = self.collect_and_unlock(estate, writer, &mut panics).guarded {
+        if let (Some(state), Some(waiting)) = (self.state(), self.collect(&mut panics)) {
             // Not under the lock: crossbeam may run what others deferred.
-            estate.follow_guards(waiting);
-            if let Ok(writer) = estate.lock() {
-                self.collect_and_unlock(estate, writer, &mut panics);
-            }
+            state.guards.follow(waiting);
+            self.collect(&mut panics);
         }
         panics.go_on();
     }
 
-    /// Frees what can be freed as things are.
-    fn collect_and_unlock<'e>(
-        &self,
-        estate: &'e Estate<T>,
-        mut writer: sync::LockGuard<'e, Writer>,
-        panics: &mut Panics,
-    ) -> Collected {
+    /// Frees what can be freed as things are. Returns the tick of the newest garbage that guards are in the way of.
+    pub(super) fn collect(&self, panics: &mut Panics) -> Option<u64> {
+        let state = self.state()?;
+        let mut writer = state.lock().ok()?;
+        // Without memory, hidden ranges stay until there is some.
+        let _ = writer.sweep(self.published(state));
         let mut freed = Freed::nothing();
-        let collected = writer.collect(&self.gate, &mut freed, || estate.guards_through(), true);
-        estate.unlock(writer, freed, &collected).run_holding(panics);
-        collected
+        let collected = writer.collect(&self.gate, &mut freed, || state.guards.through(), true);
+        state.unlock(writer, freed, &collected).run_holding(panics);
+        collected.guarded
     }
 
     /// Counts of what is registered and retired. Constant time.
@@ -504,60 +499,28 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// Safe.
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn stats(&self) -> Stats {
-        self.estate().map_or(Stats::default(), |estate| estate.counts().get())
+        self.state().map_or(Stats::default(), |state| state.counts.get())
     }
 
-    /// For models: a reader that is inside the gate until the result is dropped, and may see anything.
-    #[cfg(trapline_loom)]
-    pub fn enter_blindly(&self) -> impl Drop + '_ {
-        self.gate.enter_blindly()
-    }
-
-    /// For models: a reader that is inside the gate until the result is dropped, and sees what is registered now.
-    #[cfg(trapline_loom)]
-    pub fn enter(&self) -> impl Drop + '_ {
-        self.gate.enter().0
-    }
-
-    /// For models: frees what can be freed as things are, and asks nothing of crossbeam.
-    #[cfg(trapline_loom)]
-    pub fn collect(&self) {
-        let Some(estate) = self.estate() else { return };
-        let Ok(writer) = estate.lock() else { return };
-        let mut panics = Panics::default();
-        self.collect_and_unlock(estate, writer, &mut panics);
-        panics.go_on();
-    }
-
-    fn published<'r>(&'r self, estate: &'r Estate<T>) -> Published<'r> {
-        Published { gate: &self.gate, roots: estate.roots() }
+    fn published<'r>(&'r self, state: &'r State<T>) -> Published<'r> {
+        Published { gate: &self.gate, roots: &state.roots }
     }
 
     #[inline]
-    fn estate(&self) -> Option<&Counted<Estate<T>>> {
-        // Acquire pairs with the exchange in `estate_or_new`: the estate is initialised.
-        let estate = self.estate.load(Ordering::Acquire);
+    fn state(&self) -> Option<&Counted<State<T>>> {
+        // Acquire pairs with the exchange in `set_once`: the state is initialised.
+        let state = self.state.load(Ordering::Acquire);
         // SAFETY: null, or from `Shared::into_raw`, and the registry has a reference until it is dropped.
-        unsafe { estate.as_ref() }
+        unsafe { state.as_ref() }
     }
 
-    /// The first registration makes the estate. Not a `OnceLock`, which a fork could leave locked.
-    fn estate_or_new(&self) -> Result<&Estate<T>, NoMemory> {
-        if let Some(estate) = self.estate() {
-            return Ok(estate);
-        }
-        let mine = Estate::new()?.into_raw();
-        // Release pairs with the load in `estate`, Acquire with the Release of whoever was first.
-        let known = match self.estate.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => mine,
-            Err(other) => {
-                // SAFETY: from `into_raw` above, and shared with nobody.
-                drop(unsafe { Shared::from_raw(mine) });
-                other
-            }
-        };
-        // SAFETY: as in `estate`.
-        Ok(unsafe { &*known })
+    /// The first registration makes the state.
+    fn state_or_new(&self) -> Result<&State<T>, NoMemory> {
+        // SAFETY: from `Shared::into_raw`, and shared with nobody.
+        let discard = |mine| drop(unsafe { Shared::from_raw(mine) });
+        let state = sync::set_once(&self.state, || State::new().map(Shared::into_raw), discard)?;
+        // SAFETY: from `Shared::into_raw`, and the registry has a reference until it is dropped.
+        Ok(unsafe { &*state })
     }
 }
 
@@ -594,27 +557,27 @@ impl<T: Send + Sync + 'static> fmt::Debug for CodeRegistry<T> {
 impl<T: Send + Sync + 'static> Drop for CodeRegistry<T> {
     /// Drops everything that is registered or retired, but for what snapshots see.
     fn drop(&mut self) {
-        let Some(estate) = self.estate() else { return };
+        let Some(state) = self.state() else { return };
         // SAFETY: from `Shared::into_raw`; this is the registry's reference.
-        let estate = unsafe { Shared::from_raw(ptr::from_ref(estate).cast_mut()) };
+        let state = unsafe { Shared::from_raw(ptr::from_ref(state).cast_mut()) };
         let mut panics = Panics::default();
-        if close(&estate, &mut panics) {
+        if close(&state, &mut panics) {
             // Perhaps the last reference: what snapshots kept that have gone meanwhile goes now.
-            panics.drop(estate);
+            panics.drop(state);
         } else {
             // Half-way through a write that will never end: what is there cannot be told apart any more.
-            core::mem::forget(estate);
+            core::mem::forget(state);
         }
         panics.go_on();
     }
 }
 
 /// Drops what no snapshot sees; false in a child of a fork that left the registry locked.
-fn close<T>(estate: &Estate<T>, panics: &mut Panics) -> bool {
-    let Ok(mut writer) = estate.lock() else { return false };
+fn close<T>(state: &State<T>, panics: &mut Panics) -> bool {
+    let Ok(mut writer) = state.lock() else { return false };
     let (mut freed, mut unseen) = (Freed::nothing(), Vec::new());
-    writer.close(estate.roots(), &mut freed, &mut unseen);
-    estate.unlock(writer, freed, &Collected::default()).run_holding(panics);
+    writer.close(&state.roots, &mut freed, &mut unseen);
+    state.unlock(writer, freed, &Collected::default()).run_holding(panics);
     for code in unseen {
         // SAFETY: payloads of this registry come from an `Arc<T>`; nobody sees or owns these any more.
         panics.drop(unsafe { Arc::from_raw(code.cast::<T>()) });

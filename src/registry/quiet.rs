@@ -1,7 +1,8 @@
 //! The writer's record of the gate: who is known to be inside, what they may see, and what is kept for them.
 
 use super::tree::pool::List;
-use crate::handler::gate::{CLAIMS, Claim, FIRST_TICK, Gate, STRIPES};
+use crate::handler::gate::{CLAIMS, Claim, Gate, STRIPES};
+use crate::sync::FIRST_TICK;
 
 /// A count that nobody is known to be in.
 const IDLE: u64 = u64::MAX;

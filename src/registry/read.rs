@@ -1,9 +1,12 @@
 //! The ways to look up.
 
-use super::{CodeRegistry, Found, Guard, Snapshot, View};
+#[cfg(feature = "guard")]
+use super::Guard;
+#[cfg(feature = "snapshot")]
+use super::Snapshot;
+use super::{CodeRegistry, Found, View};
 use crate::handler::node;
-use crate::sync::{self, Counted};
-use std::sync::Arc;
+use alloc::sync::Arc;
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// Finds the range that holds `pc`, and calls `f` with it: the lookup for signal handlers.
@@ -85,13 +88,15 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # Signal safety
     ///
     /// Not safe: the first pin of a thread allocates, and any may run what others deferred.
+    #[cfg(feature = "guard")]
+    #[must_use]
     pub fn pin(&self) -> Guard<'_, T> {
-        let pin = sync::epoch::pin();
+        let pin = crate::sync::epoch::pin();
         let counted = self.gate.count_guard();
-        if let Some(estate) = self.estate()
-            && let Some(tick) = estate.waits_for_guards()
+        if let Some(state) = self.state()
+            && let Some(tick) = state.guards.waiting()
         {
-            estate.defer(tick, &pin);
+            state.guards.defer(tick, &pin);
         }
         Guard::new(self, counted, pin)
     }
@@ -103,11 +108,12 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// # Signal safety
     ///
     /// Not for handlers: arc-swap allocates when a thread first uses it.
+    #[cfg(feature = "snapshot")]
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<T> {
-        let Some(estate) = self.estate() else { return Snapshot::empty() };
-        let Some(root) = estate.roots().load() else { return Snapshot::empty() };
-        // SAFETY: from `Shared::into_raw`.
-        Snapshot::new(root, unsafe { Counted::share(estate) })
+        let Some(state) = self.state() else { return Snapshot::empty() };
+        let Some(root) = state.roots.load() else { return Snapshot::empty() };
+        // SAFETY: the state lies in the allocation of a `Shared`: it is from `Shared::into_raw`.
+        Snapshot::new(root, unsafe { crate::sync::Counted::share(state) })
     }
 }

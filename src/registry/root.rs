@@ -3,10 +3,10 @@
 use super::limbo::Limbo;
 use super::tree::pool::List;
 use crate::handler::node::Node;
-use crate::sync::{NoMemory, RootCell, Shared};
+use crate::sync::unmodelled::AtomicUsize;
+use crate::sync::{self, NoMemory, Ordering, Shared};
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// The registry as of one tick.
 pub(crate) struct Root {
@@ -20,6 +20,9 @@ pub(crate) struct Root {
 
 /// A counted reference to a [`Root`]. The writer uses a root again that nobody has.
 pub(crate) type RootRef = Shared<Root>;
+
+/// What snapshots are taken from.
+pub(super) type RootCell = sync::RootCell<RootRef>;
 
 // SAFETY: the nodes below a root are read-only for whoever holds it (N1, N4), and `kept` is touched by the writer only.
 unsafe impl Send for Root {}
@@ -96,14 +99,7 @@ impl Roots {
     }
 
     /// Has snapshots taken of another tree from now on.
-    pub(super) fn publish(
-        &mut self,
-        cell: &RootCell<RootRef>,
-        limbo: &mut Limbo,
-        tick: u64,
-        node: *mut Node,
-        ranges: usize,
-    ) {
+    pub(super) fn publish(&mut self, cell: &RootCell, limbo: &mut Limbo, tick: u64, node: *mut Node, ranges: usize) {
         let mut new = self.spare.iter_mut().rev().find_map(Option::take).expect("a root was set aside");
         let root = new.get_mut().expect("a spare root is nobody else's");
         (root.tick, root.node, *root.ranges.get_mut()) = (tick, node, ranges);
@@ -112,7 +108,7 @@ impl Roots {
     }
 
     /// Empties the cell: there are no more publications.
-    pub(super) fn close(&mut self, cell: &RootCell<RootRef>, limbo: &mut Limbo) {
+    pub(super) fn close(&mut self, cell: &RootCell, limbo: &mut Limbo) {
         self.current = ptr::null();
         self.supersede(cell.swap(None), limbo);
     }

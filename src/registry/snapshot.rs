@@ -1,14 +1,14 @@
 //! Owned snapshots: the registry as of one moment, for as long as you like.
 
 use super::Found;
-use super::estate::Estate;
 use super::root::RootRef;
+use super::state::State;
 use super::tree;
 use crate::handler::node::{self, Node};
 use crate::sync::Shared;
+use alloc::sync::Arc;
 use core::fmt;
 use core::ptr;
-use std::sync::Arc;
 
 /// The registry as it was at one moment.
 ///
@@ -27,18 +27,18 @@ use std::sync::Arc;
 ///
 /// A handler may look up in a snapshot that it was given by reference; it may not take, clone or drop one.
 pub struct Snapshot<T: Send + Sync + 'static> {
-    // Fields are dropped in order: the root is let go before the estate, which frees what is below it.
+    // Fields are dropped in order: the root is let go before the state, which frees what is below it.
     root: Option<RootRef>,
-    estate: Option<Shared<Estate<T>>>,
+    state: Option<Shared<State<T>>>,
 }
 
 impl<T: Send + Sync + 'static> Snapshot<T> {
-    pub(super) fn new(root: RootRef, estate: Shared<Estate<T>>) -> Self {
-        Self { root: Some(root), estate: Some(estate) }
+    pub(super) fn new(root: RootRef, state: Shared<State<T>>) -> Self {
+        Self { root: Some(root), state: Some(state) }
     }
 
     pub(super) fn empty() -> Self {
-        Self { root: None, estate: None }
+        Self { root: None, state: None }
     }
 
     fn node(&self) -> *mut Node {
@@ -78,7 +78,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
 
 impl<T: Send + Sync + 'static> Clone for Snapshot<T> {
     fn clone(&self) -> Self {
-        Self { root: self.root.clone(), estate: self.estate.clone() }
+        Self { root: self.root.clone(), state: self.state.clone() }
     }
 }
 

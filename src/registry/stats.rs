@@ -1,6 +1,7 @@
 //! Counts of what a registry holds.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::Ordering;
+use crate::sync::unmodelled::AtomicUsize;
 
 /// How much there is in a registry, as of the last write to it.
 ///

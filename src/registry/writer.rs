@@ -1,28 +1,21 @@
 //! What writers share under their lock: the current tree, the garbage, and the stock of nodes.
 //!
 //! Nothing here runs a destructor of a payload, calls user code, or calls crossbeam: all that is left to
-//! [`Estate`](super::estate::Estate), which does it unlocked.
+//! [`State`](super::state::State), which does it unlocked.
 
 use super::error::RegisterError;
 use super::limbo::{Collected, Limbo};
 use super::outcome::{Holder, Unregistered};
-use super::root::{RootRef, Roots};
+use super::root::{RootCell, Roots};
 use super::stats::Stats;
 use super::tree::pool::{List, Pool, book};
 use super::tree::{self, Buffer, Edit, Place};
-use crate::handler::gate::{FIRST_TICK, Gate};
+use crate::handler::gate::Gate;
 use crate::handler::node::{Entry, Node};
-#[cfg(trapline_loom)]
-use crate::sync::model::is_eager;
-use crate::sync::{NoMemory, RootCell, new_ticks};
+use crate::sync::{FIRST_TICK, NoMemory, is_eager, new_ticks};
+use alloc::vec::Vec;
 use core::ops::Range;
 use core::ptr;
-
-/// Whether writes free what they can.
-#[cfg(not(trapline_loom))]
-const fn is_eager() -> bool {
-    true
-}
 
 /// The writer's state.
 pub(super) struct Writer {
@@ -46,7 +39,7 @@ unsafe impl Send for Writer {}
 #[derive(Clone, Copy)]
 pub(super) struct Published<'r> {
     pub(super) gate: &'r Gate,
-    pub(super) roots: &'r RootCell<RootRef>,
+    pub(super) roots: &'r RootCell,
 }
 
 /// What nobody sees any more.
@@ -299,7 +292,7 @@ impl Writer {
     /// Ends the registry: everything in it is retired, and freed unless a snapshot sees it.
     ///
     /// Of a leaf, a snapshot may see some payloads and others not: those go to `unseen`, if there is memory for that.
-    pub(super) fn close(&mut self, roots: &RootCell<RootRef>, freed: &mut Freed, unseen: &mut Vec<*const ()>) {
+    pub(super) fn close(&mut self, roots: &RootCell, freed: &mut Freed, unseen: &mut Vec<*const ()>) {
         self.roots.close(roots, &mut self.limbo);
         let newest = self.limbo.newest_snapshot();
         let death = self.tick + 1;

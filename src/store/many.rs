@@ -9,7 +9,6 @@ use super::engine_code::EngineCode;
 use super::error::StoreError;
 use super::frame::FrameInfo;
 use super::id_map::IdMap;
-#[cfg(feature = "components")]
 use super::module::Component;
 use super::module::{Module, ModuleId};
 use super::pc::StorePc;
@@ -56,7 +55,6 @@ struct Image {
 enum Owner {
     /// The module at this place of the list, which was the image's first.
     Module(usize),
-    #[cfg(feature = "components")]
     Component(Component),
 }
 
@@ -147,7 +145,6 @@ impl Many {
     }
 
     /// As [`ModuleRegistry::register_component`](super::registry::ModuleRegistry::register_component).
-    #[cfg(feature = "components")]
     pub(super) fn register_component(&mut self, component: Component, private: bool) -> Result<(), StoreError> {
         let code = component.engine_code();
         if self.image_slot(code.id()).is_none() {
@@ -282,7 +279,6 @@ impl Many {
     }
 
     /// The module `id`, if it is registered, and the copy that the store executes.
-    #[cfg(feature = "breakpoints")]
     pub(super) fn registered(&mut self, id: ModuleId) -> Option<(&Module, &mut StoreCode)> {
         let at = self.module_slot(id)?;
         let slot = self.image_slot(self.modules.get(at)?.1.engine_code().id())?;
@@ -290,7 +286,6 @@ impl Many {
     }
 
     /// Calls `f` with every module that the store executes a copy of, and the copy, until it fails.
-    #[cfg(feature = "breakpoints")]
     pub(super) fn for_each_registered<E>(
         &mut self,
         mut f: impl FnMut(&Module, &mut StoreCode, &Breakpoints) -> Result<(), E>,
@@ -311,7 +306,6 @@ impl Owner {
     fn engine_code<'s>(&'s self, modules: &'s [(ModuleId, Module)]) -> &'s EngineCode {
         match self {
             Owner::Module(slot) => modules[*slot].1.engine_code(),
-            #[cfg(feature = "components")]
             Owner::Component(component) => component.engine_code(),
         }
     }

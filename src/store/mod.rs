@@ -15,10 +15,6 @@
 //! Handles count on `Striped` counts, so that stores coming and going on many threads hardly
 //! ever write a line in common.
 
-#[cfg(feature = "breakpoints")]
-mod breakpoints;
-#[cfg(not(feature = "breakpoints"))]
-#[path = "no_breakpoints.rs"]
 mod breakpoints;
 mod engine;
 mod engine_code;
@@ -32,13 +28,11 @@ mod registry;
 mod store_code;
 mod striped;
 
-#[cfg(feature = "breakpoints")]
 pub use breakpoints::{Breakpoint, BreakpointError};
 pub use engine::{Engine, EngineId, SignatureId};
 pub use engine_code::EngineCode;
 pub use error::{LoadError, PatchError, StoreError};
 pub use frame::FrameInfo;
-#[cfg(feature = "components")]
 pub use module::Component;
 pub use module::{Module, ModuleId};
 pub use pc::{EnginePc, StorePc};

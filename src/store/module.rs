@@ -140,13 +140,11 @@ impl fmt::Debug for Module {
 
 /// Several modules that were compiled into one image, an [`EngineCode`], to be instantiated together. A handle that
 /// keeps the code loaded.
-#[cfg(feature = "components")]
 #[derive(Clone)]
 pub struct Component {
     code: EngineCode,
 }
 
-#[cfg(feature = "components")]
 impl Component {
     /// The image `code` as a whole.
     #[must_use]
@@ -172,7 +170,6 @@ impl Component {
     }
 }
 
-#[cfg(feature = "components")]
 impl fmt::Debug for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Component").field("id", &self.id()).field("code", &self.code).finish()

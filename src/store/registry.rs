@@ -8,7 +8,6 @@ use super::engine_code::EngineCode;
 use super::error::StoreError;
 use super::frame::FrameInfo;
 use super::many::{ImageRef, Many};
-#[cfg(feature = "components")]
 use super::module::Component;
 use super::module::{Module, ModuleId};
 use super::pc::StorePc;
@@ -159,7 +158,6 @@ impl ModuleRegistry {
     /// # Errors
     ///
     /// As [`register_module`](Self::register_module).
-    #[cfg(feature = "components")]
     pub fn register_component(&mut self, component: Component) -> Result<(), StoreError> {
         let code = component.engine_code();
         self.check_engine(code)?;

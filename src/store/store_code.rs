@@ -126,7 +126,6 @@ impl StoreCode {
     }
 
     /// Whether the private text holds `patch`. `None` for shared text, and for a patch outside the text.
-    #[cfg(feature = "breakpoints")]
     pub(super) fn holds(&self, patch: Overwrite<'_>) -> Option<bool> {
         let copy = self.private.as_ref()?.code.private_text()?;
         // SAFETY: only `write` writes, under `&mut`.

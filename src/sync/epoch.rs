@@ -3,35 +3,23 @@
 //! Private, because a stranger's parked pin on the default collector would hold up our garbage, and because only our
 //! own closures ever run here: they raise a number, and neither lock nor free what anybody still sees.
 
-use core::sync::atomic::{AtomicPtr, Ordering};
+use super::{AtomicPtr, set_once};
 use crossbeam_epoch::{Collector, LocalHandle};
 
 pub(crate) use crossbeam_epoch::Guard;
-
-static COLLECTOR: AtomicPtr<Collector> = AtomicPtr::new(core::ptr::null_mut());
 
 thread_local! {
     static HANDLE: LocalHandle = collector().register();
 }
 
-/// Made by the first to ask, never freed. A compare-exchange rather than a `OnceLock`, which a `fork` in the middle
-/// of another thread's first call would leave locked.
+/// Made by the first to ask, never freed.
 fn collector() -> &'static Collector {
-    // Acquire pairs with the AcqRel below: the collector is initialised.
-    let mut known = COLLECTOR.load(Ordering::Acquire);
-    if known.is_null() {
-        let mine = Box::into_raw(Box::new(Collector::new()));
-        known = match COLLECTOR.compare_exchange(known, mine, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => mine,
-            Err(other) => {
-                // SAFETY: made above and shared with nobody.
-                drop(unsafe { Box::from_raw(mine) });
-                other
-            }
-        };
-    }
-    // SAFETY: not null, made by a Box, and never freed.
-    unsafe { &*known }
+    static COLLECTOR: AtomicPtr<Collector> = AtomicPtr::new(core::ptr::null_mut());
+    let make = || Ok::<_, core::convert::Infallible>(Box::into_raw(Box::new(Collector::new())));
+    // SAFETY: from `Box::into_raw` in `make`, and shared with nobody.
+    let Ok(collector) = set_once(&COLLECTOR, make, |lost| drop(unsafe { Box::from_raw(lost) }));
+    // SAFETY: from `Box::into_raw` in `make`, and never freed.
+    unsafe { &*collector }
 }
 
 /// Pins the calling thread. The first pin of a thread allocates (and aborts when there is no memory).

@@ -4,10 +4,13 @@
 //! and what it protects may be half changed. The lock word therefore holds the *fork generation* of its owner, a
 //! number that changes in every child: a waiter that finds another generation than its own knows that nobody will
 //! unlock. Not for handlers: it waits.
+//!
+//! Without `std` there is one generation, and a waiter spins.
 
+use super::Ordering;
+use super::unmodelled::AtomicU32;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// The lock was held by another thread when this process was forked.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +27,7 @@ const WAITED: u32 = 1;
 
 // SAFETY: the value is reached through the lock only, by one thread at a time.
 unsafe impl<V: Send> Send for Lock<V> {}
-// SAFETY: as above.
+// SAFETY: the value is reached through the lock only, by one thread at a time.
 unsafe impl<V: Send> Sync for Lock<V> {}
 
 impl<V> Lock<V> {
@@ -107,18 +110,13 @@ impl<V> Drop for LockGuard<'_, V> {
 }
 
 /// Which process of a chain of forks this is, from 1.
+#[cfg(all(feature = "std", unix))]
 fn generation() -> u32 {
-    let known = GENERATION.load(Ordering::Relaxed);
-    if known != 0 { known } else { first_generation() }
-}
+    /// 0 until the first lock is taken. Relaxed: a thread reads what its own process wrote, and a child is one thread.
+    static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// 0 until the first lock is taken. Relaxed: a thread reads what its own process wrote, and a child is one thread.
-static GENERATION: AtomicU32 = AtomicU32::new(0);
-
-#[cold]
-fn first_generation() -> u32 {
-    #[cfg(unix)]
-    {
+    #[cold]
+    fn first() -> u32 {
         extern "C" fn in_child() {
             GENERATION.fetch_add(1, Ordering::Relaxed);
         }
@@ -126,16 +124,25 @@ fn first_generation() -> u32 {
         // the registration, a child that inherits a held lock waits for ever, as it would on any other mutex.
         // SAFETY: `in_child` touches one atomic.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        match GENERATION.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => 1,
+            Err(known) => known,
+        }
     }
-    match GENERATION.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => 1,
-        Err(known) => known,
-    }
+
+    let known = GENERATION.load(Ordering::Relaxed);
+    if known != 0 { known } else { first() }
 }
 
-#[cfg(target_os = "linux")]
+/// There are no forks, or nobody tells us of them.
+#[cfg(not(all(feature = "std", unix)))]
+const fn generation() -> u32 {
+    1
+}
+
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod wait {
-    use core::sync::atomic::AtomicU32;
+    use super::AtomicU32;
 
     /// Returns when woken, when the word is no longer `seen`, or for no reason.
     pub(super) fn until_changed(word: &AtomicU32, seen: u32) {
@@ -152,12 +159,15 @@ mod wait {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(feature = "std", target_os = "linux")))]
 mod wait {
-    use core::sync::atomic::AtomicU32;
+    use super::AtomicU32;
 
     pub(super) fn until_changed(_word: &AtomicU32, _seen: u32) {
-        std::thread::sleep(std::time::Duration::from_micros(50));
+        #[cfg(feature = "std")]
+        std::thread::sleep(core::time::Duration::from_micros(50));
+        #[cfg(not(feature = "std"))]
+        core::hint::spin_loop();
     }
 
     pub(super) fn wake_one(_word: &AtomicU32) {}

@@ -1,7 +1,6 @@
 //! The same names for loom: its atomics and locks, a model of the root cell, and crossbeam's own loom build.
 
-use crate::handler::gate::FIRST_TICK;
-use crate::handler::node::Node;
+use super::FIRST_TICK;
 use core::ops::{Deref, DerefMut};
 pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 use loom::sync::{Mutex, MutexGuard};
@@ -80,14 +79,16 @@ impl Witness {
     }
 }
 
-/// A freed node stays as it is until the next execution, so that a use after free is seen by loom and not by the
-/// machine.
-pub(crate) fn bury(node: *mut Node) {
-    BURIED.with_borrow_mut(|buried| buried.push(node));
+/// Freed memory stays as it is until the next execution, so that a use after free is seen by loom and not by the
+/// machine. `free` is not called but then.
+pub(crate) fn bury<T: 'static>(memory: *mut T, free: unsafe fn(*mut T)) -> bool {
+    // SAFETY: called when the execution that buried it is over, so nobody has a pointer to it.
+    BURIED.with_borrow_mut(|buried| buried.push(Box::new(move || unsafe { free(memory) })));
+    true
 }
 
 thread_local! {
-    static BURIED: RefCell<Vec<*mut Node>> = const { RefCell::new(Vec::new()) };
+    static BURIED: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
     static EAGER: Cell<bool> = const { Cell::new(true) };
     static NEXT_TICK: Cell<u64> = const { Cell::new(0) };
 }
@@ -131,12 +132,7 @@ pub fn use_stripe(stripe: usize) {
 pub fn begin() {
     EAGER.set(true);
     NEXT_TICK.set(FIRST_TICK + 1);
-    BURIED.with_borrow_mut(|buried| {
-        for node in buried.drain(..) {
-            // SAFETY: the execution that buried it is over, so nobody has a pointer to it.
-            unsafe { crate::registry::free_node(node) };
-        }
-    });
+    BURIED.take().into_iter().for_each(|free| free());
 }
 
 /// The private collector, one an execution.

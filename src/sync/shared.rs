@@ -1,11 +1,11 @@
 //! A counted reference, as `Arc` is one, but for two things: making one reports that there is no memory, where
 //! `Arc::new` aborts; and the writer uses one again that nobody else has.
 
-use super::{AtomicUsize, Site, ordering};
+use super::{AtomicUsize, Ordering, Site, ordering};
+use alloc::alloc::{alloc, dealloc};
 use core::alloc::Layout;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::Ordering;
 
 /// An allocation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(crate) struct Shared<T>(NonNull<Counted<T>>);
 
 // SAFETY: as for `Arc`: references on several threads share the value, and any of them may drop it.
 unsafe impl<T: Send + Sync> Send for Shared<T> {}
-// SAFETY: as above.
+// SAFETY: as for `Arc`: references on several threads share the value, and any of them may drop it.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
@@ -42,7 +42,7 @@ impl<T> Shared<T> {
         // SAFETY: the layout has a size, if only for the count; all of it is written before it is used. (If `make`
         // panics, memory leaks.)
         unsafe {
-            let new = NonNull::new(std::alloc::alloc(Self::LAYOUT).cast::<Counted<T>>());
+            let new = NonNull::new(alloc(Self::LAYOUT).cast::<Counted<T>>());
             let new = new.ok_or(NoMemory::of(Self::LAYOUT))?;
             new.write(Counted { references: AtomicUsize::new(1), value: make() });
             Ok(Self(new))
@@ -50,6 +50,7 @@ impl<T> Shared<T> {
     }
 
     /// The value, if nobody else has a reference. All that others did with it happened before.
+    #[cfg(feature = "snapshot")]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         if !self.is_unique() {
             return None;
@@ -59,6 +60,7 @@ impl<T> Shared<T> {
     }
 
     /// Whether nobody else has a reference.
+    #[cfg(feature = "snapshot")]
     pub(crate) fn is_unique(&self) -> bool {
         // SAFETY: counted references keep the value allocated. Acquire pairs with the Release in `drop`.
         unsafe { self.0.as_ref() }.references.load(ordering(Site::SharedGone)) == 1
@@ -136,12 +138,12 @@ struct Memory(NonNull<u8>, Layout);
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: `Shared::new` allocated it with this layout, and nothing is in it any more.
-        unsafe { std::alloc::dealloc(self.0.as_ptr(), self.1) };
+        unsafe { dealloc(self.0.as_ptr(), self.1) };
     }
 }
 
 // SAFETY: the pointer is the reference; clones and drops count as arc-swap expects of an `Arc`.
-#[cfg(not(trapline_loom))]
+#[cfg(all(feature = "snapshot", not(trapline_loom)))]
 unsafe impl<T> arc_swap::RefCnt for Shared<T> {
     type Base = Counted<T>;
 

@@ -3,12 +3,13 @@
 //! arc-swap's and crossbeam-epoch's orderings are theirs. Under loom one site at a time can be overridden through
 //! `TRAPLINE_WEAKEN=Site=Ordering`, so that the models can show which of them is needed, without a rebuild.
 
-use core::sync::atomic::Ordering;
+use super::Ordering;
 
 macro_rules! sites {
     ($($(#[$doc:meta])* $name:ident = $ordering:ident,)*) => {
         /// One atomic operation of the gate, of publication or of retirement.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(not(all(feature = "snapshot", feature = "guard")), allow(dead_code))]
         pub(crate) enum Site { $($(#[$doc])* $name,)* }
 
         impl Site {

@@ -3,9 +3,9 @@
 use super::pool::{Pool, blank, book};
 use crate::handler::node::{Code, Entry, NARROW_RANGES, NarrowLeaf, Node, Shape, WIDE_RANGES, WideLeaf};
 use crate::handler::search::{KEYS, MAX_OFFSET, PAD};
+use crate::sync::Ordering;
 use core::mem::MaybeUninit;
 use core::ptr;
-use core::sync::atomic::Ordering;
 
 /// What the ranges of a leaf are gathered in while it is rearranged: two leaves' worth.
 pub(super) type Entries = super::Buffer<Entry, { 2 * KEYS }>;

@@ -25,15 +25,20 @@ mod split;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use edit::{Edit, Place, stock_removal};
-pub(crate) use path::{height, leaves};
+pub(crate) use path::height;
+#[cfg(feature = "snapshot")]
+pub(crate) use path::leaves;
 
-use crate::handler::node::{Entry, Node};
+#[cfg(feature = "snapshot")]
+use crate::handler::node::Entry;
+use crate::handler::node::Node;
 use pool::book;
 
 /// The ranges of a leaf that lookups find.
 ///
 /// # Safety
 /// `leaf` is a leaf that the caller may read (N4).
+#[cfg(feature = "snapshot")]
 pub(crate) unsafe fn visible(leaf: *const Node) -> impl DoubleEndedIterator<Item = Entry> {
     // SAFETY: the caller's.
     unsafe {

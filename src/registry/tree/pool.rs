@@ -5,7 +5,8 @@
 //! out half-way, and a removal lives on what registrations set aside.
 
 use crate::handler::node::{Book, NarrowInner, NarrowLeaf, Node, Shape, WideInner, WideLeaf};
-use crate::sync::{NoMemory, Witness};
+use crate::sync::{self, NoMemory, Witness};
+use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -174,7 +175,7 @@ impl Stack {
         while self.len < wanted {
             // SAFETY: the layout has a size; zeroes are valid in every slot, and the head is written.
             unsafe {
-                let node = std::alloc::alloc_zeroed(self.layout).cast::<Node>();
+                let node = alloc_zeroed(self.layout).cast::<Node>();
                 if node.is_null() {
                     return Err(NoMemory::of(self.layout));
                 }
@@ -251,13 +252,10 @@ impl Pool {
         unsafe {
             self.taken -= bytes_of((*node).shape);
             (*node).witness.free();
-            #[cfg(trapline_loom)]
-            {
-                // A model must not mistake a node's next life for its last one.
-                crate::sync::bury(node);
+            // A model must not mistake a node's next life for its last one.
+            if sync::bury(node, free) {
                 return;
             }
-            #[cfg_attr(trapline_loom, expect(unreachable_code))]
             let stack = if (*node).shape.is_leaf() { &mut self.leaves } else { &mut self.inners };
             stack.push(node);
         }
@@ -298,7 +296,7 @@ pub(crate) unsafe fn free(node: *mut Node) {
     unsafe {
         let layout = if (*node).shape.is_leaf() { LEAF } else { INNER };
         ptr::drop_in_place(&raw mut (*node).witness);
-        std::alloc::dealloc(node.cast(), layout);
+        dealloc(node.cast(), layout);
     }
 }
 

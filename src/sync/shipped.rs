@@ -1,0 +1,79 @@
+//! What a normal build is made of.
+
+pub(crate) use super::lock::{Forked, Lock, LockGuard};
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
+
+/// The published root: what owned snapshots are taken from.
+///
+/// Empty when it goes, so that there is nothing to drop; and dropping it might be a thread's first use of arc-swap, which
+/// allocates.
+#[cfg(feature = "snapshot")]
+pub(crate) struct RootCell<R: arc_swap::RefCnt>(core::mem::ManuallyDrop<arc_swap::ArcSwapAny<Option<R>>>);
+
+#[cfg(feature = "snapshot")]
+impl<R: arc_swap::RefCnt> RootCell<R> {
+    pub(crate) fn empty() -> Self {
+        Self(core::mem::ManuallyDrop::new(arc_swap::ArcSwapAny::new(None)))
+    }
+
+    pub(crate) fn swap(&self, new: Option<R>) -> Option<R> {
+        self.0.swap(new)
+    }
+
+    pub(crate) fn load(&self) -> Option<R> {
+        self.0.load_full()
+    }
+}
+
+/// Nothing in a normal build; under loom, the witness that a node is not read after it was freed.
+pub(crate) struct Witness;
+
+impl Witness {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    pub(crate) fn read(&self) {}
+
+    #[inline(always)]
+    pub(crate) fn free(&self) {}
+}
+
+/// Whether `memory` is to stay as it is, and is freed by `_free` later: in models only.
+#[inline(always)]
+pub(crate) const fn bury<T>(_memory: *mut T, _free: unsafe fn(*mut T)) -> bool {
+    false
+}
+
+/// Whether writes free what they can: in models, not always.
+pub(crate) const fn is_eager() -> bool {
+    true
+}
+
+/// The first of `count` numbers above [`FIRST_TICK`](super::FIRST_TICK) that this process never used before: ticks and
+/// ids, of all registries.
+pub(crate) fn new_ticks(count: u64) -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(super::FIRST_TICK + 1);
+    // Relaxed: only that numbers differ matters, and that they ascend for those who take turns under a lock.
+    // Sixty-four bits do not run out.
+    NEXT.fetch_add(count, super::Ordering::Relaxed)
+}
+
+/// Lets others go on, for longer from time to time. For `round` 0, 1, and so on of waiting for them.
+pub(crate) fn pause(round: u32) {
+    #[cfg(feature = "std")]
+    match round {
+        ..8 => std::thread::yield_now(),
+        _ => std::thread::sleep(core::time::Duration::from_micros(10 << (round - 8).min(7))),
+    }
+    #[cfg(not(feature = "std"))]
+    (0..1 << round.min(16)).for_each(|_: u32| core::hint::spin_loop());
+}
+
+/// Any number that tends to differ between threads and costs nothing to have: here, where the stack is.
+#[inline(always)]
+pub(crate) fn stripe_seed() -> usize {
+    let here = 0_u8;
+    (&raw const here).addr() >> 12
+}
