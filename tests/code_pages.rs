@@ -1,7 +1,7 @@
 //! The pages that code lies on: where they come from, and that none stays executable when the code is gone.
 //!
 //! What changes the process for good, or brings it to its limits, happens in children.
-#![cfg(all(target_os = "linux", feature = "signal"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

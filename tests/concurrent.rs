@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Barrier, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use trapline::{CodeRegistry, Found, Snapshot};
+use trapline::{CodeRegistry, Found};
 
 const MAGIC: u64 = 0x600d_c0de_600d_c0de;
 const POISON: u64 = 0xdead_dead_dead_dead;
@@ -150,14 +150,16 @@ fn every_lookup_finds_what_is_registered_and_nothing_that_was_removed() {
     }
     thread::scope(|scope| {
         let world = &world;
-        let readers: [fn(&World, usize); 4] = [
+        let readers: &[fn(&World, usize)] = &[
             |w, i| w.look_up(i, |pc| w.registry.with(pc, of)),
+            #[cfg(feature = "guard")]
             |w, i| {
                 let guard = w.registry.pin();
                 for i in i..(i + 8).min(SLOTS) {
                     w.look_up(i, |pc| guard.get(pc).map(of));
                 }
             },
+            #[cfg(feature = "snapshot")]
             |w, i| w.look_up(i, |pc| w.registry.snapshot().get(pc).map(of)),
             |w, i| {
                 w.look_up(i, |pc| {
@@ -194,6 +196,7 @@ fn every_lookup_finds_what_is_registered_and_nothing_that_was_removed() {
 }
 
 #[test]
+#[cfg(all(feature = "snapshot", feature = "guard"))]
 fn a_batch_is_seen_all_or_none() {
     let _alone = alone();
     const BATCH: usize = 150;
@@ -266,12 +269,13 @@ fn of_two_threads_that_remove_the_same_code_exactly_one_does() {
 }
 
 #[test]
+#[cfg(all(feature = "snapshot", feature = "guard"))]
 fn a_registry_dropped_with_garbage_pending_leaves_its_snapshots_what_they_see() {
     let _alone = alone();
     for pins in [false, true] {
         let alive = Arc::default();
         let registry = CodeRegistry::new();
-        let (send, receive) = mpsc::channel::<(Snapshot<Payload>, u64)>();
+        let (send, receive) = std::sync::mpsc::channel::<(trapline::Snapshot<Payload>, u64)>();
         let reader = thread::spawn(move || {
             let mut held = Vec::new();
             while let Ok(pair) = receive.recv() {

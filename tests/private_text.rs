@@ -1,5 +1,5 @@
 //! What the kernel is asked for when private code is made, patched and dropped, and what happens if it refuses.
-#![cfg(all(target_os = "linux", feature = "breakpoints"))]
+#![cfg(target_os = "linux")]
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

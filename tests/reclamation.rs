@@ -1,4 +1,8 @@
 //! Who frees, when, and how much may wait: promises P4, P5 and P6.
+#![cfg_attr(
+    not(all(feature = "snapshot", feature = "guard")),
+    allow(dead_code, unused_imports, reason = "for tests of what is not in this build")
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -172,6 +176,7 @@ fn lookups_nested_beyond_the_claims_cost_memory_but_no_progress() {
 }
 
 #[test]
+#[cfg(feature = "guard")]
 fn a_guard_that_is_never_dropped_costs_memory_but_no_progress() {
     a_parked_reader_costs_memory_but_no_progress(|registry, stay| {
         let guard = registry.pin();
@@ -194,6 +199,7 @@ fn a_write_leaves_nothing_behind_when_nobody_is_inside() {
 }
 
 #[test]
+#[cfg(feature = "guard")]
 fn guards_that_were_dropped_leave_nothing_behind() {
     let registry = CodeRegistry::new();
     let drops = Arc::new(AtomicUsize::new(0));
@@ -208,6 +214,7 @@ fn guards_that_were_dropped_leave_nothing_behind() {
 }
 
 #[test]
+#[cfg(all(feature = "snapshot", feature = "guard"))]
 fn a_removal_says_who_holds_the_payload() {
     let registry: Arc<CodeRegistry<Payload>> = Arc::default();
     let drops = Arc::new(AtomicUsize::new(0));
@@ -255,6 +262,7 @@ fn a_removal_says_who_holds_the_payload() {
 
 /// The range is in a leaf older than the one that it is removed from: the snapshot has the older one.
 #[test]
+#[cfg(feature = "snapshot")]
 fn a_snapshot_holds_a_payload_whose_leaf_has_changed_since() {
     let registry = CodeRegistry::new();
     let drops = Arc::new(AtomicUsize::new(0));
@@ -299,11 +307,13 @@ fn a_removal_that_waits_waits_for<R>(reader: impl FnOnce(&'static CodeRegistry<P
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn a_removal_that_waits_waits_for_snapshots() {
     a_removal_that_waits_waits_for(|registry| registry.snapshot(), drop);
 }
 
 #[test]
+#[cfg(feature = "guard")]
 fn a_removal_that_waits_waits_for_guards() {
     a_removal_that_waits_waits_for(|registry| registry.pin(), drop);
 }
@@ -335,6 +345,7 @@ fn a_removal_that_waits_refuses_what_is_not_registered() {
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn a_snapshot_held_for_ten_thousand_writes_keeps_only_what_it_sees() {
     let registry = CodeRegistry::new();
     let drops = Arc::new(AtomicUsize::new(0));
@@ -358,6 +369,7 @@ fn a_snapshot_held_for_ten_thousand_writes_keeps_only_what_it_sees() {
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn many_snapshots_keep_what_each_of_them_sees_and_no_more() {
     let registry = CodeRegistry::new();
     let drops = Arc::new(AtomicUsize::new(0));
@@ -402,6 +414,7 @@ fn what_a_view_found_stays_alive_and_found_until_its_closure_returns() {
 }
 
 #[test]
+#[cfg(feature = "std")]
 fn a_closure_that_unwinds_leaves_the_gate() {
     let registry = CodeRegistry::new();
     let drops = Arc::new(AtomicUsize::new(0));
@@ -429,6 +442,7 @@ impl<F: Fn() + Send + Sync + 'static> Drop for Last<F> {
 type Boxed = Last<Box<dyn Fn() + Send + Sync>>;
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn a_payload_that_panics_when_dropped_panics_in_reclaim_and_the_rest_is_freed() {
     let registry: CodeRegistry<Boxed> = CodeRegistry::new();
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -459,6 +473,7 @@ fn a_payload_that_panics_when_dropped_panics_in_reclaim_and_the_rest_is_freed() 
 }
 
 #[test]
+#[cfg(feature = "std")]
 fn a_payload_that_panics_when_a_removal_frees_it_panics_in_that_removal_which_is_done_nevertheless() {
     let registry: CodeRegistry<Boxed> = CodeRegistry::new();
     let last: Box<dyn Fn() + Send + Sync> = Box::new(|| std::panic::resume_unwind(Box::new("it")));
@@ -481,6 +496,7 @@ impl Drop for Thrown {
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn payloads_whose_panics_panic_are_all_freed() {
     let registry: CodeRegistry<Boxed> = CodeRegistry::new();
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -508,6 +524,7 @@ fn payloads_whose_panics_panic_are_all_freed() {
 
 /// Two ranges that are not registered, whose payloads panic, among others that are.
 #[test]
+#[cfg(feature = "std")]
 fn a_batch_whose_rejected_payloads_panic_leaves_the_registry_its_own() {
     let registry: CodeRegistry<Boxed> = CodeRegistry::new();
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -538,6 +555,7 @@ fn a_batch_whose_rejected_payloads_panic_leaves_the_registry_its_own() {
 }
 
 /// As many old payloads and new ones as the call has to drop, all of which panic.
+#[cfg(feature = "guard")]
 fn a_registration_that_frees_bombs_panics_once<R>(register: impl FnOnce(&CodeRegistry<Bomb>) -> R) {
     let registry = CodeRegistry::new();
     let (old, old_dropped) = bomb(true);
@@ -553,11 +571,13 @@ fn a_registration_that_frees_bombs_panics_once<R>(register: impl FnOnce(&CodeReg
 }
 
 #[test]
+#[cfg(feature = "guard")]
 fn a_registration_that_is_undone_holds_the_panic_of_its_own_payload_back() {
     a_registration_that_frees_bombs_panics_once(|registry| registry.register(page(0), bomb(true).0).map(|_| ()));
 }
 
 #[test]
+#[cfg(feature = "guard")]
 fn a_batch_that_is_undone_holds_the_panics_of_its_own_payloads_back() {
     a_registration_that_frees_bombs_panics_once(|registry| {
         let batch = [(page(0), bomb(true).0), (0x10..0x10, bomb(true).0), (page(1), bomb(true).0)];
@@ -566,6 +586,7 @@ fn a_batch_that_is_undone_holds_the_panics_of_its_own_payloads_back() {
 }
 
 #[test]
+#[cfg(feature = "std")]
 fn a_batch_with_a_bad_range_drops_each_payload_by_itself() {
     let registry = CodeRegistry::new();
     let bombs: Vec<_> = (0..4).map(|_| bomb(true)).collect();
@@ -576,6 +597,7 @@ fn a_batch_with_a_bad_range_drops_each_payload_by_itself() {
 }
 
 #[test]
+#[cfg(all(feature = "snapshot", feature = "guard"))]
 fn a_removal_that_waits_holds_the_panic_of_its_own_payload_back() {
     a_registration_that_frees_bombs_panics_once(|registry| {
         let (code, dropped) = bomb(true);
@@ -594,6 +616,7 @@ fn a_removal_that_waits_holds_the_panic_of_its_own_payload_back() {
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn the_end_of_a_registry_drops_what_no_snapshot_sees() {
     let drops = Arc::new(AtomicUsize::new(0));
     let registry = CodeRegistry::new();
@@ -613,6 +636,7 @@ fn the_end_of_a_registry_drops_what_no_snapshot_sees() {
 }
 
 #[test]
+#[cfg(feature = "std")]
 fn a_batch_whose_iterator_panics_registers_nothing() {
     let registry: CodeRegistry<Boxed> = CodeRegistry::new();
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -703,6 +727,7 @@ fn bomb(armed: bool) -> (Arc<Bomb>, Arc<AtomicBool>) {
 
 /// Has `register` be the call that frees a bomb, which a snapshot held up, and unwinds. What it was registering must be
 /// registered no more, and dropped once nobody sees it: not before, and not never.
+#[cfg(feature = "snapshot")]
 fn a_registration_that_unwinds_registers_nothing(register: impl Fn(&CodeRegistry<Bomb>, Arc<Bomb>)) {
     let registry = CodeRegistry::new();
     for _ in 0..40 {
@@ -718,6 +743,7 @@ fn a_registration_that_unwinds_registers_nothing(register: impl Fn(&CodeRegistry
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn a_registration_that_unwinds_is_undone() {
     a_registration_that_unwinds_registers_nothing(|registry, code| {
         drop(registry.register(0x1000..0x1008, code).unwrap());
@@ -725,6 +751,7 @@ fn a_registration_that_unwinds_is_undone() {
 }
 
 #[test]
+#[cfg(feature = "snapshot")]
 fn a_batch_that_unwinds_is_undone() {
     a_registration_that_unwinds_registers_nothing(|registry, code| {
         drop(registry.register_all([(0x1000..0x1008, code)]).unwrap());

@@ -144,7 +144,7 @@ fn the_closure_runs_on_the_readers_thread() {
                 yield_now();
                 drop(guard);
                 for _ in 0..4 {
-                    registry.pin();
+                    drop(registry.pin());
                 }
             })
         };

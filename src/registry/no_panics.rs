@@ -2,7 +2,7 @@
 //! freed after it leaks.
 
 #[derive(Default)]
-pub(crate) struct Panics;
+pub(crate) struct Panics(());
 
 impl Panics {
     pub(crate) fn drop<V>(&mut self, value: V) {

@@ -1,10 +1,13 @@
 //! A naive registry beside the real one: the same operations on both, and every answer compared.
+#![cfg_attr(not(all(feature = "snapshot", feature = "guard")), allow(dead_code))]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use trapline::{CodeId, CodeRegistry, RegisterError, Snapshot, UnregisterError};
+#[cfg(feature = "snapshot")]
+use trapline::Snapshot;
+use trapline::{CodeId, CodeRegistry, RegisterError, UnregisterError};
 
 /// What is registered: it knows its number, and counts itself while it is alive.
 pub struct Payload {
@@ -48,6 +51,7 @@ pub struct Oracle {
     map: Map,
     ids: Vec<(CodeId, usize)>,
     stale: Vec<CodeId>,
+    #[cfg(feature = "snapshot")]
     snapshots: Vec<(Snapshot<Payload>, Map)>,
     next: u64,
     alive: Arc<AtomicUsize>,
@@ -72,6 +76,7 @@ impl Oracle {
             map: Map::new(),
             ids: Vec::new(),
             stale: Vec::new(),
+            #[cfg(feature = "snapshot")]
             snapshots: Vec::new(),
             next: 0,
             alive: Arc::default(),
@@ -99,7 +104,9 @@ impl Oracle {
                 }
             }
             Op::Lookup(pc) => self.look_up(*pc),
+            #[cfg(feature = "snapshot")]
             Op::TakeSnapshot => self.snapshots.push((self.registry.snapshot(), self.map.clone())),
+            #[cfg(feature = "snapshot")]
             Op::DropSnapshot(which) => {
                 if !self.snapshots.is_empty() {
                     let which = which % self.snapshots.len();
@@ -108,8 +115,11 @@ impl Oracle {
                 }
             }
             Op::Reclaim => self.reclaim(),
+            #[cfg(not(feature = "snapshot"))]
+            Op::TakeSnapshot | Op::DropSnapshot(_) => {}
             Op::CompareAll => {
-                self.compare(&self.registry.snapshot(), &self.map);
+                self.compare_all();
+                #[cfg(feature = "snapshot")]
                 for (snapshot, map) in &self.snapshots {
                     self.compare(snapshot, map);
                 }
@@ -185,7 +195,7 @@ impl Oracle {
             }
             Err(error) => assert!(!fine, "{error}"),
         }
-        self.compare(&self.registry.snapshot(), &self.map);
+        self.compare_all();
     }
 
     fn look_up(&self, pc: usize) {
@@ -195,6 +205,7 @@ impl Oracle {
             (found.range(), found.payload().number)
         });
         assert_eq!(got, wanted, "pc {pc:#x}");
+        #[cfg(feature = "guard")]
         if self.pins {
             let guard = self.registry.pin();
             let got = guard.get(pc).map(|found| (found.range(), found.payload().number));
@@ -205,6 +216,20 @@ impl Oracle {
         assert_eq!(id.and_then(|id| self.ids.iter().find(|i| i.0 == id)).map(|i| i.1), start);
     }
 
+    /// Everything that is registered, and nothing else.
+    fn compare_all(&self) {
+        assert_eq!(self.registry.stats().live_ranges, self.map.len());
+        self.registry.view(|view| {
+            for (start, (end, number)) in &self.map {
+                let found = view.get(*start).map(|found| (found.range(), found.payload().number));
+                assert_eq!(found, Some((*start..*end, *number)));
+            }
+        });
+        #[cfg(feature = "snapshot")]
+        self.compare(&self.registry.snapshot(), &self.map);
+    }
+
+    #[cfg(feature = "snapshot")]
     fn compare(&self, snapshot: &Snapshot<Payload>, map: &Map) {
         assert_eq!(snapshot.len(), map.len());
         let got = snapshot.iter().map(|found| (found.range().start, (found.range().end, found.payload().number)));
@@ -220,13 +245,17 @@ impl Oracle {
     fn reclaim(&self) {
         self.registry.reclaim();
         let stats = self.registry.stats();
-        if self.snapshots.is_empty() {
+        #[cfg(feature = "snapshot")]
+        let (alone, seen) = (self.snapshots.is_empty(), self.snapshots.iter().flat_map(|(_, map)| map.values()));
+        #[cfg(not(feature = "snapshot"))]
+        let (alone, seen) = (true, std::iter::empty::<&(usize, u64)>());
+        if alone {
             assert_eq!((stats.retired_nodes, stats.retired_ranges, stats.retired_bytes), (0, 0, 0));
             assert_eq!(stats.live_bytes == 0, self.map.is_empty());
         }
         // Exactly what the registry or some snapshot still finds is alive.
         let mut numbers: Vec<u64> = self.map.values().map(|e| e.1).collect();
-        numbers.extend(self.snapshots.iter().flat_map(|(_, map)| map.values().map(|e| e.1)));
+        numbers.extend(seen.map(|e| e.1));
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(self.alive.load(Ordering::Relaxed), numbers.len());
@@ -234,16 +263,16 @@ impl Oracle {
 
     /// Drops the registry, then the snapshots, and checks that nothing is left.
     pub fn end(self) {
-        self.compare(&self.registry.snapshot(), &self.map);
+        self.compare_all();
         self.reclaim();
-        let Self { registry, snapshots, alive, .. } = self;
+        let Self { registry, alive, .. } = self;
         drop(registry);
-        for (snapshot, map) in &snapshots {
+        #[cfg(feature = "snapshot")]
+        for (snapshot, map) in self.snapshots {
             for (start, (_, number)) in map {
-                assert_eq!(snapshot.get(*start).unwrap().payload().number, *number);
+                assert_eq!(snapshot.get(start).unwrap().payload().number, number);
             }
         }
-        drop(snapshots);
         assert_eq!(alive.load(Ordering::Relaxed), 0, "payloads left over");
     }
 }

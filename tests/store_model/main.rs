@@ -1,7 +1,6 @@
 //! The store layer against a naive model: lists, searched from front to back.
 //!
 //! No compiler, and nothing is executed: texts are arbitrary bytes, so that thousands of images are cheap.
-#![cfg(all(feature = "components", feature = "breakpoints"))]
 
 #[path = "../common/allocator.rs"]
 mod allocator;
