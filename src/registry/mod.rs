@@ -348,9 +348,11 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     /// let id = CODE.register(0x1000..0x2000, Arc::new("fib"))?.leak().unwrap();
     /// assert_eq!(CODE.unregister(id)?, Unregistered::Gone);
     ///
+    /// # #[cfg(feature = "snapshot")] {
     /// let id = CODE.register(0x1000..0x2000, Arc::new("fib"))?.leak().unwrap();
     /// let snapshot = CODE.snapshot();
     /// assert_eq!(CODE.unregister(id)?, Unregistered::Held(Holder::Snapshot));
+    /// # }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unregister(&self, id: CodeId) -> Result<Unregistered, UnregisterError> {
