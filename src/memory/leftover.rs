@@ -6,10 +6,10 @@
 
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::allocate::{self, OutOfMemory};
-use crate::sync::Lock;
+use crate::sync::unmodelled::AtomicUsize;
+use crate::sync::{Lock, Ordering};
 
 /// A place in the list, allocated before there is anything to put there: unmapping needs no memory.
 pub(crate) struct Slot(Box<Range>);

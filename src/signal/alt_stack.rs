@@ -15,9 +15,10 @@
 //! is then already out of use when we unmap it. The order does not matter: we disable only what is still ours.
 
 use super::stack_guard::{self, Stack, page_size};
+use crate::sync::Ordering;
+use crate::sync::unmodelled::AtomicUsize;
 use std::cell::Cell;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{io, mem, ptr};
 
 /// What handlers may use, beyond the frame that the kernel writes.

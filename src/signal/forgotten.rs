@@ -7,7 +7,8 @@
 use super::install::query;
 use super::old_actions::{self, Action, Chain};
 use crate::process;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::Ordering;
+use crate::sync::unmodelled::AtomicBool;
 
 /// Says so, once, if nobody seems to handle signals.
 pub(super) fn look_for_handlers(f: usize) {

@@ -8,10 +8,11 @@ use std::io;
 /// Keeps the library that holds this crate loaded until the process ends, if it is in one.
 #[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
 pub(super) fn keep_loaded() -> io::Result<()> {
+    use crate::sync::Ordering;
+    use crate::sync::unmodelled::AtomicBool;
     use std::ffi::{CStr, c_char, c_int, c_void};
     use std::mem::MaybeUninit;
     use std::ptr;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// A reference of our own is taken once.
     static KEPT: AtomicBool = AtomicBool::new(false);

@@ -10,9 +10,10 @@
 //! names up to [`LONGEST`] of them by their bytes. Because there is no lock, a `fork` at any moment leaves the child
 //! nothing that is held by a thread it does not have.
 
+use crate::sync::Ordering;
+use crate::sync::unmodelled::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// What is kept of a `sigaction`.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::error::LoadError;
 use crate::allocate;
 use crate::image::SignatureTable;
-use crate::sync::Lock;
+use crate::sync::unmodelled::{AtomicU32, AtomicU64};
+use crate::sync::{Lock, Ordering};
 
 /// What code is loaded into, and stores run on. A handle, cheap to clone.
 ///

@@ -19,10 +19,9 @@
 use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::allocate::{self, OutOfMemory};
-use crate::sync::stripe_seed;
+use crate::sync::{AtomicPtr, set_once, stripe_seed};
 
 /// A power of two. A lane is picked by a hash, so there are many more than threads that collide often.
 const LANES: usize = 128;
@@ -109,27 +108,14 @@ impl<T> Opened<T> {
     }
 }
 
-/// What is in `slot`, made by whoever comes first. Those who come at the same time make one for nothing.
+/// What is in `slot`, made by the first to come. Those who come at the same time make one for nothing.
 #[inline]
 fn made_once<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Result<Arc<V>, OutOfMemory>) -> Result<&V, OutOfMemory> {
-    // Acquire pairs with the Release of the exchange in `fill`: what is there is complete.
-    let known = slot.load(Ordering::Acquire);
-    let known = if known.is_null() { fill(slot, make)? } else { known };
+    let make = || Ok(Arc::into_raw(make()?).cast_mut());
+    // SAFETY: from `into_raw` in `make`, and nobody else has it.
+    let known = set_once(slot, make, |mine| drop(unsafe { Arc::from_raw(mine) }))?;
     // SAFETY: a slot that is not null holds a reference until its owner, who is borrowed, is dropped.
     Ok(unsafe { &*known })
-}
-
-#[cold]
-fn fill<V>(slot: &AtomicPtr<V>, make: impl FnOnce() -> Result<Arc<V>, OutOfMemory>) -> Result<*mut V, OutOfMemory> {
-    let mine = Arc::into_raw(make()?).cast_mut();
-    match slot.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => Ok(mine),
-        Err(other) => {
-            // SAFETY: from `into_raw` above, and nobody else has it.
-            drop(unsafe { Arc::from_raw(mine) });
-            Ok(other)
-        }
-    }
 }
 
 impl<T> Drop for Lane<T> {
@@ -230,12 +216,12 @@ mod tests {
         let drops = AtomicUsize::new(0);
         let winners = Arc::new(Counted(&drops));
         let mut slot = AtomicPtr::new(ptr::null_mut());
-        let filled = fill(&slot, || {
+        let filled = made_once(&slot, || {
             // The winner comes between our look at the place and our own attempt.
             slot.store(Arc::into_raw(Arc::clone(&winners)).cast_mut(), Ordering::SeqCst);
             Ok(Arc::new(Counted(&drops)))
         });
-        assert_eq!(filled.unwrap().cast_const(), Arc::as_ptr(&winners));
+        assert!(ptr::eq(filled.unwrap(), Arc::as_ptr(&winners)));
         assert_eq!(*slot.get_mut(), Arc::as_ptr(&winners).cast_mut());
         assert_eq!(drops.load(Ordering::SeqCst), 1, "the loser's own is freed, and nothing else");
         assert_eq!(Arc::strong_count(&winners), 2, "the place has its reference");

@@ -8,18 +8,20 @@ use core::ptr;
 ///
 /// A compare-exchange rather than a `OnceLock`, which a `fork` in the middle of another thread's first call would leave
 /// locked in the child.
+#[inline]
 pub(crate) fn set_once<V, E>(
     slot: &AtomicPtr<V>,
     make: impl FnOnce() -> Result<*mut V, E>,
     discard: impl FnOnce(*mut V),
 ) -> Result<*mut V, E> {
-    // Acquire pairs with the exchange below: what it points to is initialised.
+    // Acquire pairs with the exchange in `set`: what it points to is initialised.
     let known = slot.load(Ordering::Acquire);
-    if !known.is_null() {
-        return Ok(known);
-    }
-    let mine = make()?;
-    // Release pairs with the load above, Acquire with the Release of the thread that was first.
+    if known.is_null() { set(slot, make()?, discard) } else { Ok(known) }
+}
+
+#[cold]
+fn set<V, E>(slot: &AtomicPtr<V>, mine: *mut V, discard: impl FnOnce(*mut V)) -> Result<*mut V, E> {
+    // Release pairs with the load in `set_once`, Acquire with the Release of the thread that was first.
     match slot.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(mine),
         Err(first) => {
