@@ -66,10 +66,15 @@ pub(crate) fn copy<T: Copy>(elements: &[T]) -> Result<Box<[T]>, OutOfMemory> {
 }
 
 pub(crate) fn copy_str(text: &str) -> Result<String, OutOfMemory> {
-    let mut copy = String::new();
-    copy.try_reserve_exact(text.len()).map_err(|_| OutOfMemory { bytes: text.len() })?;
-    copy.push_str(text);
-    Ok(copy)
+    concat(&[text])
+}
+
+pub(crate) fn concat(parts: &[&str]) -> Result<String, OutOfMemory> {
+    let bytes = parts.iter().map(|part| part.len()).sum();
+    let mut all = String::new();
+    all.try_reserve_exact(bytes).map_err(|_| OutOfMemory { bytes })?;
+    all.extend(parts.iter().copied());
+    Ok(all)
 }
 
 /// `Box::new`, or drops `value`.

@@ -84,7 +84,7 @@ fn a_section_behind_the_end_of_the_file_is_named() {
     file[header + 24..header + 32].copy_from_slice(&end.to_le_bytes());
     assert_error!(
         error(&file),
-        ImageError::SectionOutsideFile { name, offset, .. } if name == ".trapline.funcs" && offset == end
+        ImageError::SectionOutsideFile { section, offset, .. } if section.contains(".trapline.funcs") && offset == end
     );
 }
 
@@ -116,7 +116,7 @@ fn a_section_that_exists_twice_is_an_error() {
         sections.push(twice);
         assert_error!(
             error(&elf_with(&sections)),
-            ImageError::DuplicateSection { name } if name == twice.0
+            ImageError::DuplicateSection { section } if section.contains(twice.0.trim_start_matches(".trapline.user."))
         );
     }
 }
@@ -130,7 +130,7 @@ fn a_section_that_is_missing_is_named() {
         sections.extend(all.iter().filter(|section| section.0 != missing.0));
         assert_error!(
             error(&elf_with(&sections)),
-            ImageError::MissingSection { name } if name == missing.0
+            ImageError::MissingSection { section } if section.name == missing.0
         );
     }
 }
@@ -162,9 +162,9 @@ fn a_section_without_bytes_in_the_file_or_compressed_is_an_error() {
         let (header, _) = find(&file, name);
         let mut no_bits = file.clone();
         no_bits[header + 4..header + 8].copy_from_slice(&elf::SHT_NOBITS.0.to_le_bytes());
-        assert_error!(error(&no_bits), ImageError::SectionKind { name: found } if found == name);
+        assert_error!(error(&no_bits), ImageError::SectionKind { section } if section.contains(name));
         let mut compressed = file.clone();
         compressed[header + 9] |= 0x8; // SHF_COMPRESSED
-        assert_error!(error(&compressed), ImageError::SectionKind { name: found } if found == name);
+        assert_error!(error(&compressed), ImageError::SectionKind { section } if section.contains(name));
     }
 }

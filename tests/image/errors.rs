@@ -83,24 +83,24 @@ fn one_thing_is_singular() {
     let missing = |image: &mut ImageBuilder| refused(image.text([0x90; 8]).compiled(0..4, out_of_guest(3), None));
     assert_eq!(
         missing(ImageBuilder::new().signature([1])),
-        "trampoline for signature 3, but the image has only 1 signature; add its signature"
+        "trampoline for signature 3, but the image declares only 1 signature; add its signature"
     );
     assert_eq!(
         missing(&mut ImageBuilder::new()),
-        "trampoline for signature 3, but the image has no signature; add its signature"
+        "trampoline for signature 3, but the image declares no signature; add its signature"
     );
     let missing = |image: &mut ImageBuilder| refused(image.text([0x90; 8]).compiled(0..4, defined(5, 0), None));
     assert_eq!(
         missing(&mut ImageBuilder::new()),
-        "function 0 of module 5, but the image has only 1 module; describe its module"
+        "function 0 of module 5, but the image declares only 1 module; describe its module"
     );
     let mut two = ImageBuilder::new();
     assert_eq!(
         missing(two.module(Default::default()).module(Default::default())),
-        "function 0 of module 5, but the image has only 2 modules; describe its module"
+        "function 0 of module 5, but the image declares only 2 modules; describe its module"
     );
     let text = refused(ImageBuilder::new().text([0x90]).function(0..1, None).patch(0, [1], []));
-    assert!(text.contains("has 1 byte when enabled and 0 when not"), "{text}");
+    assert!(text.contains("has 1 byte when enabled and 0 when disabled"), "{text}");
     let text = error(&small_with(&[(".trapline.traps", &[0])])).to_string();
     assert!(text.contains(" has 1 byte, but its contents call for 4"), "{text}");
     let text = error(&small_with(&[(".trapline.traps", &words(&[1]))])).to_string();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use trapline::image::{
-    DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex,
+    DefinedFunctionIndex, FunctionKey, Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex, Section,
 };
 
 use crate::sound::check_unpublished;
@@ -167,12 +167,12 @@ fn keys_that_break_a_rule_are_refused_by_the_parser() {
     let two = words(&[2, 0, 0, 0, 1]);
     assert_error!(
         Image::parse(&small_with(&[(".trapline.keys", &two)])),
-        Err(ImageError::EntryCount { section: ".trapline.keys", expected: 3, found: 2 })
+        Err(ImageError::EntryCount { section: Section { name: ".trapline.keys", .. }, expected: 3, found: 2 })
     );
     let mut two_names = words(&[2, 0, 0]);
     assert_error!(
         Image::parse(&small_with(&[(".trapline.names", &two_names)])),
-        Err(ImageError::EntryCount { section: ".trapline.names", expected: 3, found: 2 })
+        Err(ImageError::EntryCount { section: Section { name: ".trapline.names", .. }, expected: 3, found: 2 })
     );
     two_names.extend(section(".trapline.names"));
     assert_error!(Image::parse(&small_with(&[(".trapline.names", &two_names)])), Err(ImageError::EntryCount { .. }));

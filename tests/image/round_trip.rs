@@ -155,3 +155,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tables_are_iterated_from_both_ends_with_known_lengths() {
+    fn check<'t, T>(table: &'t T, len: usize)
+    where
+        &'t T: IntoIterator<IntoIter: ExactSizeIterator + DoubleEndedIterator, Item: PartialEq + std::fmt::Debug>,
+    {
+        let forward: Vec<_> = table.into_iter().collect();
+        let mut backward: Vec<_> = table.into_iter().rev().collect();
+        backward.reverse();
+        assert_eq!(forward, backward);
+        let mut entries = table.into_iter();
+        assert_eq!((entries.len(), forward.len()), (len, len));
+        entries.next();
+        assert_eq!(entries.len(), len.saturating_sub(1));
+    }
+    let image = Image::parse(&built(&mut small())).unwrap();
+    check(image.traps(), 3);
+    check(image.functions(), 3);
+    check(image.modules(), 2);
+    check(image.signatures(), 2);
+    check(image.address_map(), 3);
+    check(image.patches(), 2);
+}

@@ -1,10 +1,11 @@
 //! Modules, signatures, addresses, patches and the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use proptest::prelude::*;
 use trapline::image::{
-    Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex, Patch, SignatureIndex, Unpublished,
+    Image, ImageBuilder, ImageError, ModuleDescription, ModuleIndex, Patch, Section, SignatureIndex, Unpublished,
 };
 
 use crate::allocator::largest_of;
@@ -79,10 +80,10 @@ fn a_table_that_was_cut_off_or_grew_is_an_error() {
         let bytes = section(name);
         assert!(parse_with(name, &bytes).is_ok(), "{name}");
         for len in 0..bytes.len() {
-            assert_error!(parse_with(name, &bytes[..len]), Err(ImageError::TableLength { section, .. }) if section == name);
+            assert_error!(parse_with(name, &bytes[..len]), Err(ImageError::TableLength { section, .. }) if section.name == name);
         }
         let longer = [bytes, vec![0]].concat();
-        assert_error!(parse_with(name, &longer), Err(ImageError::TableLength { section, .. }) if section == name);
+        assert_error!(parse_with(name, &longer), Err(ImageError::TableLength { section, .. }) if section.name == name);
     }
 }
 
@@ -95,7 +96,7 @@ fn a_table_with_an_absurd_count_is_an_error_and_allocates_nothing_of_its_size() 
             absurd[..4].copy_from_slice(&u32::to_le_bytes(count));
             let file = small_with(&[(name, &absurd)]);
             let (result, peak) = largest_of(|| Image::parse(&file));
-            assert_error!(result, Err(ImageError::TableLength { section, .. }) if section == name);
+            assert_error!(result, Err(ImageError::TableLength { section, .. }) if section.name == name);
             assert!(peak < 8 * file.len(), "{peak} bytes at once for {name} in a file of {}", file.len());
         }
     }
@@ -118,15 +119,15 @@ fn module_names_and_flags_that_make_no_sense_are_refused() {
     );
     assert_error!(
         modules([0, 0], [3, 2], b"ab"),
-        Err(ImageError::EndsOutOfOrder { section: ".trapline.modules", index: 1 })
+        Err(ImageError::EndsOutOfOrder { section: Section { name: ".trapline.modules", .. }, index: 1 })
     );
     assert_error!(
         modules([0, 0], [1, 2], b"a\xff"),
-        Err(ImageError::BadName { section: ".trapline.modules", index: None })
+        Err(ImageError::BadName { section: Section { name: ".trapline.modules", .. }, index: None })
     );
     assert_error!(
         modules([0, 0], [2, 3], "aé".as_bytes()),
-        Err(ImageError::BadName { section: ".trapline.modules", index: Some(0) })
+        Err(ImageError::BadName { section: Section { name: ".trapline.modules", .. }, index: Some(0) })
     );
 }
 
@@ -157,16 +158,25 @@ fn addresses_out_of_order_twice_outside_or_too_large_are_refused() {
         ImageBuilder::new().text([0x90; 16]).address(a.0, a.1).address(b.0, b.1).finish()
     };
     assert!(built((0, None), (15, Some(u32::MAX - 1))).is_ok());
-    assert_error!(built((9, None), (4, None)), Err(ImageError::AddressesOutOfOrder { previous: 9, offset: 4 }));
-    assert_error!(built((4, None), (4, None)), Err(ImageError::AddressesOutOfOrder { .. }));
-    assert_error!(built((4, None), (16, None)), Err(ImageError::AddressOutsideText { offset: 16, text_len: 16 }));
+    assert_error!(
+        built((9, None), (4, None)),
+        Err(ImageError::OutOfOrder { previous: Range { start: 9, .. }, range: Range { start: 4, .. }, .. })
+    );
+    assert_error!(built((4, None), (4, None)), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(
+        built((4, None), (16, None)),
+        Err(ImageError::OutsideText { range: Range { start: 16, .. }, text_len: 16, .. })
+    );
     assert_error!(built((4, Some(u32::MAX)), (5, None)), Err(ImageError::SourceOffsetTooLarge { offset: 4 }));
     let parsed = |a: u32, b: u32| parse_with(".trapline.addrs", &words(&[2, a, b, 7, u32::MAX]));
     assert!(parsed(0, 47).is_ok());
-    assert_error!(parsed(9, 4), Err(ImageError::AddressesOutOfOrder { previous: 9, offset: 4 }));
-    assert_error!(parsed(4, 4), Err(ImageError::AddressesOutOfOrder { .. }));
-    assert_error!(parsed(4, 48), Err(ImageError::AddressOutsideText { offset: 48, .. }));
-    assert_error!(parsed(4, u32::MAX), Err(ImageError::AddressOutsideText { .. }));
+    assert_error!(
+        parsed(9, 4),
+        Err(ImageError::OutOfOrder { previous: Range { start: 9, .. }, range: Range { start: 4, .. }, .. })
+    );
+    assert_error!(parsed(4, 4), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(parsed(4, 48), Err(ImageError::OutsideText { range: Range { start: 48, .. }, .. }));
+    assert_error!(parsed(4, u32::MAX), Err(ImageError::OutsideText { .. }));
     assert!(parse_with(".trapline.addrs", &words(&[0])).unwrap().address_map().is_empty());
 }
 
@@ -198,7 +208,7 @@ fn patches_that_break_a_rule_are_refused_by_the_builder() {
         assert_error!(one(offset, len), Err(ImageError::PatchOutsideFunction { range }) if range.start == offset);
     }
     for (offset, len) in [(39, 2), (40, 1), (u32::MAX as usize, 1), (u32::MAX as usize - 1, 1)] {
-        assert_error!(one(offset, len), Err(ImageError::PatchOutsideText { text_len: 40, .. }));
+        assert_error!(one(offset, len), Err(ImageError::OutsideText { text_len: 40, .. }));
     }
     let two = |a: usize, b: usize| {
         let disabled = |offset: usize| bytes(offset as u8..offset as u8 + 4);
@@ -208,7 +218,7 @@ fn patches_that_break_a_rule_are_refused_by_the_builder() {
     for (a, b) in [(4, 7), (4, 4), (8, 4), (9, 0)] {
         assert_error!(
             two(a, b),
-            Err(ImageError::PatchesOutOfOrder { previous, range }) if previous == (a..a + 4) && range == (b..b + 4)
+            Err(ImageError::OutOfOrder { previous, range, .. }) if previous == (a..a + 4) && range == (b..b + 4)
         );
     }
 }
@@ -225,11 +235,11 @@ fn patches_that_break_a_rule_are_refused_by_the_parser() {
     };
     let ones = |a: u32, b: u32| two([a, b], [1, 2], &[0xcc, 0xcc], &[a as u8, b as u8]);
     assert!(ones(0, 47).is_ok());
-    assert_error!(ones(5, 4), Err(ImageError::PatchesOutOfOrder { .. }));
-    assert_error!(ones(4, 4), Err(ImageError::PatchesOutOfOrder { .. }));
-    assert_error!(two([4, 5], [2, 3], &[9; 3], &[4, 5, 5]), Err(ImageError::PatchesOutOfOrder { .. }));
-    assert_error!(ones(4, 48), Err(ImageError::PatchOutsideText { offset: 48, len: 1, text_len: 48 }));
-    assert_error!(ones(4, u32::MAX), Err(ImageError::PatchOutsideText { .. }));
+    assert_error!(ones(5, 4), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(ones(4, 4), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(two([4, 5], [2, 3], &[9; 3], &[4, 5, 5]), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(ones(4, 48), Err(ImageError::OutsideText { range: Range { start: 48, end: 49 }, text_len: 48, .. }));
+    assert_error!(ones(4, u32::MAX), Err(ImageError::OutsideText { .. }));
     assert_error!(ones(4, 10), Err(ImageError::PatchOutsideFunction { range }) if range == (10..11));
     assert_error!(ones(4, 13), Err(ImageError::PatchOutsideFunction { .. }));
     assert_error!(two([4, 9], [1, 3], &[9; 3], &[4, 9, 10]), Err(ImageError::PatchOutsideFunction { .. }));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use trapline::TrapCode;
-use trapline::image::{Image, ImageBuilder, ImageError};
+use trapline::image::{Image, ImageBuilder, ImageError, Section};
 
 use crate::support::{assert_error, built, small, trap_bytes, with_tables, words};
 
@@ -13,9 +13,15 @@ fn trap_sites_out_of_order_twice_or_outside_are_refused_by_the_builder() {
     let sites =
         |a: usize, b: usize| ImageBuilder::new().text([0x90; 16]).trap(a, unreachable).trap(b, unreachable).finish();
     assert!(sites(0, 15).is_ok());
-    assert_error!(sites(9, 4), Err(ImageError::TrapsOutOfOrder { previous: 9, offset: 4 }));
-    assert_error!(sites(4, 4), Err(ImageError::TrapsOutOfOrder { previous: 4, offset: 4 }));
-    assert_error!(sites(4, 16), Err(ImageError::TrapOutsideText { offset: 16, text_len: 16 }));
+    assert_error!(
+        sites(9, 4),
+        Err(ImageError::OutOfOrder { previous: Range { start: 9, .. }, range: Range { start: 4, .. }, .. })
+    );
+    assert_error!(
+        sites(4, 4),
+        Err(ImageError::OutOfOrder { previous: Range { start: 4, .. }, range: Range { start: 4, .. }, .. })
+    );
+    assert_error!(sites(4, 16), Err(ImageError::OutsideText { range: Range { start: 16, .. }, text_len: 16, .. }));
 }
 
 #[test]
@@ -25,9 +31,15 @@ fn trap_sites_out_of_order_twice_outside_or_of_no_meaning_are_refused_by_the_par
         Image::parse(&file)
     };
     assert!(table(&[0, 15], &[1, 255]).is_ok());
-    assert_error!(table(&[9, 4], &[1, 1]), Err(ImageError::TrapsOutOfOrder { previous: 9, offset: 4 }));
-    assert_error!(table(&[4, 4], &[1, 1]), Err(ImageError::TrapsOutOfOrder { previous: 4, offset: 4 }));
-    assert_error!(table(&[4, 16], &[1, 1]), Err(ImageError::TrapOutsideText { offset: 16, .. }));
+    assert_error!(
+        table(&[9, 4], &[1, 1]),
+        Err(ImageError::OutOfOrder { previous: Range { start: 9, .. }, range: Range { start: 4, .. }, .. })
+    );
+    assert_error!(
+        table(&[4, 4], &[1, 1]),
+        Err(ImageError::OutOfOrder { previous: Range { start: 4, .. }, range: Range { start: 4, .. }, .. })
+    );
+    assert_error!(table(&[4, 16], &[1, 1]), Err(ImageError::OutsideText { range: Range { start: 16, .. }, .. }));
     assert_error!(table(&[4], &[63]), Err(ImageError::UnknownTrapCode { offset: 4, code: 63 }));
     assert_error!(table(&[4, 5], &[1]), Err(ImageError::TableLength { .. }));
     assert_error!(table(&[4], &[1, 1]), Err(ImageError::TableLength { .. }));
@@ -39,15 +51,15 @@ fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_builde
         ImageBuilder::new().text([0x90; 16]).function(a, None).function(b, None).finish()
     };
     assert!(functions(0..4, 4..16).is_ok());
-    assert_error!(functions(8..12, 0..4), Err(ImageError::FunctionsOutOfOrder { .. }));
-    assert_error!(functions(0..4, 0..4), Err(ImageError::FunctionsOutOfOrder { .. }));
-    assert_error!(functions(0..5, 4..8), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(functions(8..12, 0..4), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(functions(0..4, 0..4), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(functions(0..5, 4..8), Err(ImageError::OutOfOrder { .. }));
     assert_error!(functions(0..4, 4..4), Err(ImageError::FunctionEmpty { start: 4 }));
     #[expect(clippy::reversed_empty_ranges)]
     let inverted = 9..4;
     assert_error!(functions(0..4, inverted), Err(ImageError::FunctionEmpty { start: 9 }));
-    assert_error!(functions(0..4, 4..17), Err(ImageError::FunctionOutsideText { start: 4, len: 13, .. }));
-    assert_error!(functions(0..4, 20..24), Err(ImageError::FunctionOutsideText { .. }));
+    assert_error!(functions(0..4, 4..17), Err(ImageError::OutsideText { range: Range { start: 4, end: 17 }, .. }));
+    assert_error!(functions(0..4, 20..24), Err(ImageError::OutsideText { .. }));
 }
 
 #[test]
@@ -57,13 +69,13 @@ fn functions_out_of_order_overlapping_empty_or_outside_are_refused_by_the_parser
         Image::parse(&with_tables(&words(&[0]), &bytes, None))
     };
     assert!(table([0, 4], [4, 12]).is_ok());
-    assert_error!(table([8, 0], [4, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
-    assert_error!(table([0, 0], [4, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
-    assert_error!(table([0, 4], [5, 4]), Err(ImageError::FunctionsOutOfOrder { .. }));
+    assert_error!(table([8, 0], [4, 4]), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(table([0, 0], [4, 4]), Err(ImageError::OutOfOrder { .. }));
+    assert_error!(table([0, 4], [5, 4]), Err(ImageError::OutOfOrder { .. }));
     assert_error!(table([0, 4], [4, 0]), Err(ImageError::FunctionEmpty { start: 4 }));
-    assert_error!(table([0, 4], [4, 13]), Err(ImageError::FunctionOutsideText { .. }));
-    assert_error!(table([0, 4], [4, u32::MAX]), Err(ImageError::FunctionOutsideText { .. }));
-    assert_error!(table([0, u32::MAX], [4, 1]), Err(ImageError::FunctionOutsideText { .. }));
+    assert_error!(table([0, 4], [4, 13]), Err(ImageError::OutsideText { .. }));
+    assert_error!(table([0, 4], [4, u32::MAX]), Err(ImageError::OutsideText { .. }));
+    assert_error!(table([0, u32::MAX], [4, 1]), Err(ImageError::OutsideText { .. }));
 }
 
 #[test]
@@ -76,7 +88,10 @@ fn names_that_are_not_utf8_or_out_of_bounds_are_refused() {
     };
     let named = names([1, 3], "aé".as_bytes()).unwrap();
     assert_eq!(named.functions().get(1).unwrap().name(), Some("é"));
-    assert_error!(names([1, 3], b"a\xff\xff"), Err(ImageError::BadName { section: ".trapline.names", index: None }));
+    assert_error!(
+        names([1, 3], b"a\xff\xff"),
+        Err(ImageError::BadName { section: Section { name: ".trapline.names", .. }, index: None })
+    );
     assert_error!(names([2, 3], "aé".as_bytes()), Err(ImageError::BadName { index: Some(0), .. }));
     assert_error!(names([3, 1], b"abc"), Err(ImageError::EndsOutOfOrder { index: 1, .. }));
     assert_error!(names([1, 4], b"abc"), Err(ImageError::TableLength { .. }));

@@ -2,14 +2,13 @@
 
 use std::env::consts::ARCH;
 use std::fmt;
+use std::ops::Range;
 
 use object::elf;
 
 use super::ImageError;
 use crate::counted::{Bytes, Only};
-use crate::image::format::ImageBuilder;
-use crate::image::names;
-use crate::image::tables::patch_table::Patch;
+use crate::image::section::{CHECK, MARKER, MAX_NAME_LEN, MAX_PATCH_LEN, MAX_TEXT_ALIGN, USER};
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,11 +30,10 @@ impl fmt::Display for ImageError {
                 let (found, expected) = (Machine(*found), Machine(*expected));
                 write!(f, "the image is for {found}; this process is {expected}; build it for {expected}")
             }
-            ImageError::UnsupportedHost => write!(f, "there are no images for {ARCH}, which this process is"),
+            ImageError::UnsupportedHost => write!(f, "no images can be made for {ARCH}, which this process is"),
             ImageError::NotAnImage => write!(
                 f,
-                "an ELF file, but not an image: {} is missing or is not one; make images with ImageBuilder",
-                Part(names::MARKER)
+                "an ELF file, but not an image: {MARKER} is missing or is not one; make images with ImageBuilder"
             ),
             ImageError::UnsupportedVersion { found, supported } => write!(
                 f,
@@ -54,73 +52,66 @@ impl fmt::Display for ImageError {
             ImageError::MalformedHeaders { what } => {
                 write!(f, "malformed ELF headers: {what}; the file is damaged or cut off")
             }
-            ImageError::MissingSection { name } => {
-                write!(f, "{} is missing; the image was stripped or damaged", Part(name))
+            ImageError::MissingSection { section } => {
+                write!(f, "{section} is missing; the image was stripped or damaged")
             }
-            ImageError::DuplicateSection { name } => {
-                write!(f, "{} exists more than once; give each section a name of its own", Part(name))
+            ImageError::DuplicateSection { section } => {
+                write!(f, "{section} exists more than once; give each section a name of its own")
             }
-            ImageError::SectionOutsideFile { name, offset, size, file_len } => write!(
+            ImageError::SectionOutsideFile { section, offset, size, file_len } => write!(
                 f,
-                "{}, {} at byte {offset}, reaches past the end of the file, which has {}; the file is damaged or cut off",
-                Part(name),
+                "{section}, {} at byte {offset}, reaches past the end of the file, which has {}; the file is damaged or \
+                 cut off",
                 Bytes(*size),
                 Bytes(*file_len as u64)
             ),
             ImageError::SectionsOverlap { first, second } => {
-                write!(f, "{} and {} share bytes of the file, which is damaged", Part(first), Part(second))
+                write!(f, "{first} and {second} share bytes of the file, which is damaged")
             }
-            ImageError::SectionKind { name } => {
-                write!(f, "{} is compressed or has no bytes in the file; store it plainly", Part(name))
+            ImageError::SectionKind { section } => {
+                write!(f, "{section} is compressed or has no bytes in the file; store it plainly")
             }
             ImageError::BadSectionName { name } => write!(
                 f,
                 "{name:?} cannot name a section: use 1 to {} of the characters A-Z a-z 0-9 _ - .",
-                names::MAX_LEN - names::USER.len()
+                MAX_NAME_LEN - USER.len()
             ),
-            ImageError::TableLength { section, expected, found } => write!(
-                f,
-                "{} has {}, but its contents call for {expected}; the image is damaged",
-                Part(section),
-                Bytes(*found)
-            ),
+            ImageError::TableLength { section, expected, found } => {
+                write!(f, "{section} has {}, but its contents call for {expected}; the image is damaged", Bytes(*found))
+            }
             ImageError::TooManyEntries { section } => {
-                write!(f, "{} has more entries or bytes than 32 bits can count; split the image", Part(section))
+                write!(f, "{section} has more entries or bytes than 32 bits can count; split the image")
             }
-            ImageError::OffsetTooLarge { section, offset } => {
-                write!(f, "text offset {offset:#x} does not fit in the 32 bits of {}; split the image", Part(section))
-            }
-            ImageError::TrapsOutOfOrder { previous, offset } if previous == offset => {
-                write!(f, "text offset {offset:#x} has two trap sites; give each instruction one")
-            }
-            ImageError::TrapsOutOfOrder { previous, offset } => write!(
+            ImageError::OffsetTooLarge { entry, offset } => write!(
                 f,
-                "the trap site at text offset {offset:#x} is listed after the one at {previous:#x}; sort them by offset"
+                "the {entry} at text offset {offset:#x} is past {:#x}, the last one that an image stores; split the image",
+                u32::MAX
             ),
-            ImageError::TrapOutsideText { offset, text_len } => {
-                write!(f, "the trap site at text offset {offset:#x} is outside the text, which ends at {text_len:#x}")
+            ImageError::OutOfOrder { entry, previous, range } if previous == range => {
+                write!(f, "two entries are a {entry} at text offset {:#x}; give each one", range.start)
             }
-            ImageError::UnknownTrapCode { offset, code } => {
-                write!(f, "the trap site at text offset {offset:#x} has code {code}, which has no meaning")
-            }
-            ImageError::FunctionEmpty { start } => {
-                write!(f, "the function at text offset {start:#x} has no code or ends before it begins")
-            }
-            ImageError::FunctionsOutOfOrder { previous, range } => write!(
+            ImageError::OutOfOrder { entry, previous, range } => write!(
                 f,
-                "the function at text offsets {:#x}..{:#x} is listed after {:#x}..{:#x}, but does not lie past it; sort \
-                 them, and let none overlap",
-                range.start, range.end, previous.start, previous.end
+                "the {entry} at {} does not lie past the one listed before it, at {}; sort them by offset, without overlap",
+                Place(range),
+                Place(previous)
             ),
-            ImageError::FunctionOutsideText { start, len, text_len } => write!(
+            ImageError::OutsideText { entry, range, text_len } => {
+                write!(f, "the {entry} at {} does not lie in the text, which ends at {text_len:#x}", Place(range))
+            }
+            ImageError::UnknownTrapCode { offset, code } => write!(
                 f,
-                "the function at text offset {start:#x}, {} long, ends outside the text, which ends at {text_len:#x}",
-                Bytes(*len as u64)
+                "the trap site at text offset {offset:#x} has code {code}, which this version does not know; build the \
+                 image again"
+            ),
+            ImageError::FunctionEmpty { start } => write!(
+                f,
+                "the function at text offset {start:#x} has no code or ends before it begins; give it a range of its code"
             ),
             ImageError::UnknownFunctionKey { start, space } => write!(
                 f,
-                "the function at text offset {start:#x} has a key of kind and module {space:#x}, which has no meaning; \
-                 the image is damaged"
+                "the function at text offset {start:#x} has a key of unknown kind and module {space:#x}; the image is \
+                 damaged"
             ),
             ImageError::ModuleIndexTooLarge { key } => {
                 write!(f, "{key} cannot be stored: modules are numbered below {:#x}; split the image", 1 << 24)
@@ -130,84 +121,65 @@ impl fmt::Display for ImageError {
                 "functions at text offsets {first:#x} and {second:#x} are both {key}; give each function a key of its own"
             ),
             ImageError::NoSuchModule { key, modules } => {
-                write!(f, "{key}, but the image has {}; describe its module", Only(*modules, "module"))
+                write!(f, "{key}, but the image declares {}; describe its module", Only(*modules, "module"))
             }
             ImageError::NoSuchSignature { key, signatures } => {
-                write!(f, "{key}, but the image has {}; add its signature", Only(*signatures, "signature"))
+                write!(f, "{key}, but the image declares {}; add its signature", Only(*signatures, "signature"))
             }
-            ImageError::FunctionIndexOverflow { key, imported_functions } => {
-                write!(f, "{key}, which imports {imported_functions}, has a number past 32 bits; split the module")
-            }
-            ImageError::UnknownModuleFlags { module, flags } => {
-                write!(f, "module {module} has flags {flags:#x}, some of which have no meaning")
-            }
+            ImageError::FunctionIndexOverflow { key, imported_functions } => write!(
+                f,
+                "the number of {key}, after {imported_functions} imported functions, does not fit in 32 bits; split the \
+                 module"
+            ),
+            ImageError::UnknownModuleFlags { module, flags } => write!(
+                f,
+                "module {module} has flags {flags:#x}, some of which this version does not know; build the image again"
+            ),
             ImageError::DuplicateSignature { first, second } => {
                 write!(f, "signatures {first} and {second} are the same bytes; add each once")
             }
-            ImageError::AddressesOutOfOrder { previous, offset } => write!(
-                f,
-                "the source offset of text offset {offset:#x} is listed after that of {previous:#x}; sort them by text \
-                 offset, and give each one"
-            ),
-            ImageError::AddressOutsideText { offset, text_len } => {
-                write!(
-                    f,
-                    "a source offset is given for text offset {offset:#x}, outside the text, which ends at {text_len:#x}"
-                )
-            }
             ImageError::SourceOffsetTooLarge { offset } => write!(
                 f,
-                "the source offset of text offset {offset:#x} is {:#x}, which stands for none; use a lower one",
+                "the source offset of text offset {offset:#x} is {:#x}, which is reserved for code without a source; use \
+                 a lower one",
                 u32::MAX
             ),
             ImageError::PatchLength { offset, enabled, disabled } => write!(
                 f,
-                "the patch at text offset {offset:#x} has {} when enabled and {disabled} when not; give both the same \
-                 number, from 1 to {}",
-                Bytes(*enabled as u64),
-                Patch::MAX_LEN
+                "the patch at text offset {offset:#x} has {} when enabled and {disabled} when disabled; give both forms the \
+                 same length, from 1 to {MAX_PATCH_LEN}",
+                Bytes(*enabled as u64)
             ),
             ImageError::PatchWithoutEffect { offset } => {
                 write!(f, "the patch at text offset {offset:#x} has the same bytes in both forms; leave it out")
             }
-            ImageError::PatchesOutOfOrder { previous, range } => write!(
-                f,
-                "the patch at text offsets {:#x}..{:#x} is listed after {:#x}..{:#x}, but does not lie past it; sort \
-                 them, and let none overlap",
-                range.start, range.end, previous.start, previous.end
-            ),
-            ImageError::PatchOutsideText { offset, len, text_len } => write!(
-                f,
-                "the patch at text offset {offset:#x}, {} long, ends outside the text, which ends at {text_len:#x}",
-                Bytes(*len as u64)
-            ),
             ImageError::PatchOutsideFunction { range } => write!(
                 f,
-                "the patch at text offsets {:#x}..{:#x} is not inside one function of the guest; only those can be patched",
-                range.start, range.end
+                "the patch at {} is not inside one function of the guest; only such functions can be patched",
+                Place(range)
             ),
             ImageError::PatchNotInText { range } => write!(
                 f,
-                "text offsets {:#x}..{:#x} do not hold the disabled bytes of their patch; store text that is not patched",
-                range.start, range.end
+                "the text at {} does not hold the disabled bytes of its patch; store text that is not patched",
+                Place(range)
             ),
             ImageError::EntryCount { section, expected, found } => {
-                write!(f, "{} has {found} of {expected} entries; the image is damaged", Part(section))
+                write!(f, "{section} has {found} of {expected} entries; the image is damaged")
             }
             ImageError::EndsOutOfOrder { section, index } => {
-                write!(f, "entry {index} of {} ends before it begins; the image is damaged", Part(section))
+                write!(f, "entry {index} of {section} ends before it begins; the image is damaged")
             }
             ImageError::BadName { section, index: Some(index) } => {
-                write!(f, "name {index} of {} begins or ends inside a character; the image is damaged", Part(section))
+                write!(f, "name {index} of {section} begins or ends inside a character; the image is damaged")
             }
             ImageError::BadName { section, index: None } => {
-                write!(f, "a name of {} is not UTF-8; the image is damaged", Part(section))
+                write!(f, "a name of {section} is not UTF-8; the image is damaged")
             }
             ImageError::BadAlignment { align } => {
-                write!(f, "text alignment {align} is not a power of two up to {}", ImageBuilder::MAX_TEXT_ALIGN)
+                write!(f, "text alignment {align} is not a power of two up to {MAX_TEXT_ALIGN}")
             }
             ImageError::BadCheckSection => {
-                write!(f, "{} is none; fetch the file again", Part(names::CHECK))
+                write!(f, "{CHECK} does not hold a checksum; fetch the file again")
             }
             ImageError::WrongLength { stored, found } => {
                 write!(f, "the file has {}, but had {stored} when it was made; fetch it again", Bytes(*found))
@@ -233,33 +205,17 @@ impl fmt::Display for ImageError {
     }
 }
 
-/// A part of an image, by what it is; and the section that holds it.
-struct Part<'a>(&'a str);
+/// Text offsets: of one byte, or of several.
+struct Place<'a>(&'a Range<usize>);
 
-impl fmt::Display for Part<'_> {
+impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Part(section) = *self;
-        let what = match section {
-            names::TEXT => "the text",
-            names::MARKER => "the marker of an image",
-            names::TRAPS => "the table of trap sites",
-            names::FUNCTIONS => "the table of functions",
-            names::KEYS => "the table of function keys",
-            names::NAMES => "the table of function names",
-            names::MODULES => "the table of modules",
-            names::SIGNATURES => "the table of signatures",
-            names::ADDRESSES => "the map of source offsets",
-            names::PATCHES => "the table of patches",
-            names::CONFIGURATION => "the configuration",
-            names::CHECK => "the checksum",
-            names::SECTION_NAMES => "the table of section names",
-            _ => match section.strip_prefix(names::USER) {
-                Some(name) => return write!(f, "the embedder's section {name:?}"),
-                // Parts that are no sections.
-                None => return f.write_str(section),
-            },
-        };
-        write!(f, "{what} (section {section})")
+        let Place(Range { start, end }) = self;
+        if end.wrapping_sub(*start) == 1 {
+            write!(f, "text offset {start:#x}")
+        } else {
+            write!(f, "text offsets {start:#x}..{end:#x}")
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use std::ops::Range;
 
 use crate::allocate::OutOfMemory;
-use crate::image::tables::function_key::FunctionKey;
-use crate::image::tables::index::SignatureIndex;
+use crate::image::key::{FunctionKey, SignatureIndex};
+use crate::image::section::Section;
 use crate::memory::TextError;
 
 /// Why an image could not be built, read or loaded.
@@ -58,18 +58,18 @@ pub enum ImageError {
     },
     /// A section that every image has is missing.
     MissingSection {
-        /// Its name.
-        name: &'static str,
+        /// Which.
+        section: Section,
     },
     /// A section that may exist once exists twice.
     DuplicateSection {
-        /// Its name.
-        name: String,
+        /// Which, in words.
+        section: String,
     },
-    /// A section lies partly or wholly behind the end of the file.
+    /// A section ends past the end of the file.
     SectionOutsideFile {
-        /// Its name.
-        name: String,
+        /// Which, in words.
+        section: String,
         /// Where it claims to begin, in bytes from the start of the file.
         offset: u64,
         /// How many bytes it claims to have.
@@ -86,8 +86,8 @@ pub enum ImageError {
     },
     /// A section is compressed, or has no bytes in the file.
     SectionKind {
-        /// Its name.
-        name: String,
+        /// Which, in words.
+        section: String,
     },
     /// A name for a section of the embedder's own is empty, too long, or has other characters than `A-Za-z0-9_-.`.
     BadSectionName {
@@ -96,8 +96,8 @@ pub enum ImageError {
     },
     /// A section is shorter or longer than what its first bytes say it holds.
     TableLength {
-        /// Its name.
-        section: &'static str,
+        /// Which.
+        section: Section,
         /// How many bytes it should have.
         expected: u64,
         /// How many it has.
@@ -106,26 +106,30 @@ pub enum ImageError {
     /// A table has more entries, or more bytes of names and the like, than its format can count.
     TooManyEntries {
         /// The section it would be stored in.
-        section: &'static str,
+        section: Section,
     },
     /// A text offset does not fit in the 32 bits that an image stores.
     OffsetTooLarge {
-        /// The section it would be stored in.
-        section: &'static str,
+        /// What is there: "trap site", "function", "source offset" or "patch".
+        entry: &'static str,
         /// The offset.
         offset: usize,
     },
-    /// A trap site does not lie behind the one listed before it.
-    TrapsOutOfOrder {
-        /// The offset of the site before.
-        previous: usize,
-        /// The offset that is not above it; equal if the site is listed twice.
-        offset: usize,
+    /// A trap site, function, source offset or patch is listed before the end of its predecessor.
+    OutOfOrder {
+        /// What it is: "trap site", "function", "source offset" or "patch".
+        entry: &'static str,
+        /// The text offsets of the one listed before it.
+        previous: Range<usize>,
+        /// Its own text offsets, which do not lie past those.
+        range: Range<usize>,
     },
-    /// A trap site lies behind the end of the text.
-    TrapOutsideText {
-        /// Its offset.
-        offset: usize,
+    /// A trap site, function, source offset or patch does not lie inside the text.
+    OutsideText {
+        /// What it is: "trap site", "function", "source offset" or "patch".
+        entry: &'static str,
+        /// Its text offsets.
+        range: Range<usize>,
         /// The length of the text, in bytes.
         text_len: usize,
     },
@@ -140,22 +144,6 @@ pub enum ImageError {
     FunctionEmpty {
         /// Its offset.
         start: usize,
-    },
-    /// A function does not lie behind the one listed before it.
-    FunctionsOutOfOrder {
-        /// The function before.
-        previous: Range<usize>,
-        /// The one that does not lie behind it.
-        range: Range<usize>,
-    },
-    /// A function ends behind the end of the text, or past the 32 bits that an offset has.
-    FunctionOutsideText {
-        /// Its offset.
-        start: usize,
-        /// Its length, in bytes.
-        len: usize,
-        /// The length of the text, in bytes.
-        text_len: usize,
     },
     /// A function's key has a kind without meaning, or a module where its kind has none.
     UnknownFunctionKey {
@@ -213,20 +201,6 @@ pub enum ImageError {
         /// The one that equals it.
         second: SignatureIndex,
     },
-    /// An entry of the address map does not lie behind the one listed before it.
-    AddressesOutOfOrder {
-        /// The text offset of the entry before.
-        previous: usize,
-        /// The text offset that is not above it.
-        offset: usize,
-    },
-    /// An entry of the address map lies behind the end of the text.
-    AddressOutsideText {
-        /// Its text offset.
-        offset: usize,
-        /// The length of the text, in bytes.
-        text_len: usize,
-    },
     /// A source offset is `u32::MAX`, which stands for none.
     SourceOffsetTooLarge {
         /// The text offset of the entry.
@@ -246,22 +220,6 @@ pub enum ImageError {
         /// Its offset.
         offset: usize,
     },
-    /// A patch does not lie behind the one listed before it.
-    PatchesOutOfOrder {
-        /// The bytes of the patch before.
-        previous: Range<usize>,
-        /// Those of the one that does not lie behind it.
-        range: Range<usize>,
-    },
-    /// A patch ends behind the end of the text, or past the 32 bits that an offset has.
-    PatchOutsideText {
-        /// Its offset.
-        offset: usize,
-        /// How many bytes it has.
-        len: usize,
-        /// The length of the text, in bytes.
-        text_len: usize,
-    },
     /// A patch does not lie inside one function of the guest.
     PatchOutsideFunction {
         /// The bytes that it would change.
@@ -275,7 +233,7 @@ pub enum ImageError {
     /// Two sections that describe the same things disagree how many there are.
     EntryCount {
         /// The section that has too few or too many.
-        section: &'static str,
+        section: Section,
         /// How many it should have.
         expected: usize,
         /// How many it has.
@@ -284,14 +242,14 @@ pub enum ImageError {
     /// In a section of names or other bytes, a piece ends before it begins.
     EndsOutOfOrder {
         /// The section.
-        section: &'static str,
+        section: Section,
         /// Which piece, counted from 0.
         index: usize,
     },
     /// Names are not UTF-8 (`index` is `None`), or one's bounds are not those of a name.
     BadName {
         /// The section that holds the names.
-        section: &'static str,
+        section: Section,
         /// Which name, counted from 0.
         index: Option<usize>,
     },

@@ -3,23 +3,16 @@
 use std::ops::Range;
 
 use super::write::{NewSection, write};
-use super::{Target, check, marker};
+use super::{Target, envelope};
 use crate::allocate::{self, OutOfMemory};
 use crate::handler::trap_code::TrapCode;
 use crate::image::error::ImageError;
-use crate::image::names;
-use crate::image::tables::address_map::AddressMap;
-use crate::image::tables::function_key::FunctionKey;
-use crate::image::tables::function_table::FunctionTable;
-use crate::image::tables::index::{DefinedFunctionIndex, ModuleIndex};
-use crate::image::tables::module_table::{ModuleDescription, ModuleTable};
-use crate::image::tables::patch_table::{NewPatch, PatchTable};
-use crate::image::tables::references;
-use crate::image::tables::signature_table::SignatureTable;
-use crate::image::tables::trap_table::TrapTable;
-
-/// Its name, and its bytes if the image has it.
-type OptionalSection = (&'static str, Option<Vec<u8>>);
+use crate::image::key::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
+use crate::image::section::{self, Section};
+use crate::image::tables::{
+    AddressMap, Embedder, FunctionTable, ModuleDescription, ModuleTable, NewPatch, PatchTable, SignatureTable, Tables,
+    TrapTable,
+};
 
 /// Collects machine code and its tables, and writes them as an image for
 /// [`Image::parse`](crate::image::Image::parse).
@@ -65,7 +58,7 @@ pub struct ImageBuilder {
 
 impl ImageBuilder {
     /// The largest alignment of the text within the file, in bytes.
-    pub const MAX_TEXT_ALIGN: u64 = 0x1_0000;
+    pub const MAX_TEXT_ALIGN: u64 = section::MAX_TEXT_ALIGN;
 
     /// An image without code, for the machine that this program runs on.
     #[must_use]
@@ -193,56 +186,43 @@ impl ImageBuilder {
         if !align.is_power_of_two() || align > Self::MAX_TEXT_ALIGN {
             return Err(ImageError::BadAlignment { align });
         }
-        let traps = TrapTable::from_sorted(self.traps.iter().copied(), self.text.len())?;
+        let len = self.text.len();
         let functions = self.functions.iter().map(|(range, key, name)| (range.clone(), *key, name.as_deref()));
-        let functions = FunctionTable::from_sorted(functions, self.text.len())?;
+        let tables = Tables {
+            traps: TrapTable::from_sorted(self.traps.iter().copied(), len)?,
+            functions: FunctionTable::from_sorted(functions, len)?,
+            modules: self.modules.as_deref().map_or_else(ModuleTable::one, ModuleTable::describe)?,
+            signatures: SignatureTable::collect(&self.signatures)?,
+            address_map: AddressMap::from_sorted(&self.addresses, len)?,
+            patches: PatchTable::from_sorted(&self.patches, &self.text)?,
+            embedder: Embedder::default(),
+        };
+        tables.check_references()?;
         self.check_names()?;
 
-        let required = functions.encode()?;
-        let optional = self.optional_sections(&functions)?;
-        let (marker, check) = (marker::encode(), check::placeholder());
-        let ours = |name, bytes, align| NewSection { name: [name, ""], bytes, align };
-        let mut tables = allocate::room(5 + optional.len() + self.user.len())?;
-        tables.push(ours(names::MARKER, &marker, 1));
-        tables.push(ours(names::TRAPS, traps.as_bytes(), 4));
-        tables.push(ours(names::FUNCTIONS, &required, 4));
-        for (name, bytes) in &optional {
-            tables.extend(bytes.as_deref().map(|bytes| ours(name, bytes, 4)));
-        }
+        let (marker, check, tables) = (envelope::marker(), envelope::placeholder(), tables.write()?.0);
+        let ours = |section: Section, bytes, align| NewSection { name: [section.name, ""], bytes, align };
+        let mut sections = allocate::room(3 + tables.len() + self.user.len())?;
+        sections.push(ours(section::MARKER, &marker, 1));
+        sections.extend(tables.iter().map(|(section, bytes)| ours(*section, bytes, 4)));
         if !self.configuration.is_empty() {
-            tables.push(ours(names::CONFIGURATION, &self.configuration, 4));
+            sections.push(ours(section::CONFIGURATION, &self.configuration, 4));
         }
-        let first = tables.len();
-        tables.extend(self.user.iter().map(|(name, bytes)| NewSection { name: [names::USER, name], bytes, align: 8 }));
+        let first = sections.len();
+        let user = self.user.iter().map(|(name, bytes)| NewSection { name: [section::USER, name], bytes, align: 8 });
+        sections.extend(user);
         // One order for one content: images are compared byte for byte.
-        tables[first..].sort_unstable_by_key(|section| (section.name, section.bytes));
-        tables.push(ours(names::CHECK, &check, 4));
-        let mut file = write(target, &ours(names::TEXT, &self.text, align), &tables)?;
-        check::seal(&mut file, target)?;
+        sections[first..].sort_unstable_by_key(|section| (section.name, section.bytes));
+        sections.push(ours(section::CHECK, &check, 4));
+        let mut file = write(target, &ours(section::TEXT, &self.text, align), &sections)?;
+        envelope::seal(&mut file, target)?;
         Ok(file)
-    }
-
-    /// Those tables that not every image has.
-    fn optional_sections(&self, functions: &FunctionTable) -> Result<[OptionalSection; 6], ImageError> {
-        let modules = self.modules.as_deref().map_or_else(ModuleTable::one, ModuleTable::describe)?;
-        let signatures = SignatureTable::collect(&self.signatures)?;
-        let addresses = AddressMap::from_sorted(&self.addresses, self.text.len())?;
-        let patches = PatchTable::from_sorted(&self.patches, &self.text)?;
-        references::check(functions, &modules, &signatures, &patches)?;
-        Ok([
-            (names::KEYS, functions.encode_keys()?),
-            (names::NAMES, functions.encode_names()?),
-            (names::MODULES, modules.encode()?),
-            (names::SIGNATURES, signatures.encode()?),
-            (names::ADDRESSES, addresses.encode()?),
-            (names::PATCHES, patches.encode()?),
-        ])
     }
 
     /// The embedder's names are ones that a section can have. That none comes twice is found out when the file is sealed.
     fn check_names(&self) -> Result<(), ImageError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        let fits = |name: &str| (1..=names::MAX_LEN - names::USER.len()).contains(&name.len());
+        let fits = |name: &str| (1..=section::MAX_NAME_LEN - section::USER.len()).contains(&name.len());
         match self.user.iter().find(|(name, _)| !fits(name) || !name.bytes().all(allowed)) {
             Some((name, _)) => Err(ImageError::BadSectionName { name: allocate::copy_str(name)? }),
             None => Ok(()),

@@ -1,40 +1,49 @@
-//! The file format: how compiled code and its tables travel.
-//!
-//! An image is a relocatable ELF object (64 bits, the target's byte order), because that is what every tool for machine
-//! code can already read: `objdump -d` and `readelf -S` work on it. Relocatable rather than shared, because nothing but
-//! this crate loads it: it has no segments for a dynamic linker to map, and its text is at offset 0 of its own section,
-//! which is what every offset in the tables means.
-//!
-//! | section | content | |
-//! |---|---|---|
-//! | `.trapline.image` | magic, version of the format | required; without it an ELF file is not ours |
-//! | `.text` | the machine code: page aligned, and at the end of the file, so that a mapped file can be executed in place | required |
-//! | `.trapline.traps` | [`TrapTable`](crate::image::TrapTable) | required |
-//! | `.trapline.funcs` | [`FunctionTable`](crate::image::FunctionTable) | required |
-//! | `.trapline.keys` | what each function is | without it, the functions of one module |
-//! | `.trapline.names` | names of the functions | |
-//! | `.trapline.modules` | [`ModuleTable`](crate::image::ModuleTable) | without it, one module |
-//! | `.trapline.sigs` | [`SignatureTable`](crate::image::SignatureTable) | |
-//! | `.trapline.addrs` | [`AddressMap`](crate::image::AddressMap) | |
-//! | `.trapline.patches` | [`PatchTable`](crate::image::PatchTable) | |
-//! | `.trapline.config` | the settings that the code was compiled with, opaque | |
-//! | `.trapline.user.NAME` | whatever [`ImageBuilder::section`] was given | |
-//! | `.trapline.check` | length and CRC-32 of the file | only needed to verify |
-//!
-//! Numbers inside `.trapline` sections are little-endian on every target. Sections with other names are ignored, so a
-//! later version may add some; one that an older reader must not ignore raises the version instead. Every section that
-//! is ours appears once, and none shares bytes with another or with the headers: a file cannot make us copy more than
-//! its own length.
+//! The file format, from bytes to checked tables and back; [`crate::image`] describes it.
 
 mod builder;
-mod check;
-mod marker;
-mod parse;
+mod envelope;
 mod sections;
 mod target;
 mod write;
 
+use std::ops::Range;
+
 pub use builder::ImageBuilder;
-pub(crate) use check::verify;
-pub(crate) use parse::Parsed;
+use sections::Sections;
 pub use target::Target;
+
+use super::error::ImageError;
+use super::section::{CONFIGURATION, MARKER, TEXT, USER};
+use super::tables::{Embedder, Tables};
+
+/// A parsed image: tables on the heap, the text still in the file.
+pub(super) struct Parsed<'a> {
+    pub(super) text: &'a [u8],
+    /// Where in the file the text is.
+    pub(super) text_range: Range<usize>,
+    pub(super) tables: Tables,
+}
+
+impl<'a> Parsed<'a> {
+    pub(super) fn parse(file: &'a [u8]) -> Result<Parsed<'a>, ImageError> {
+        let sections = Sections::read(file, host()?)?;
+        envelope::check_marker(sections.get(MARKER).ok_or(ImageError::NotAnImage)?.bytes)?;
+        sections.require_relocatable()?;
+        let text = sections.require(TEXT)?;
+        let lookup = |section| sections.get(section).map(|found| found.bytes);
+        let user = sections.iter().filter_map(|found| Some((found.name.strip_prefix(USER)?, found.bytes)));
+        let embedder = Embedder::copy(lookup(CONFIGURATION).unwrap_or_default(), user)?;
+        let tables = Tables::read(&lookup, text.bytes, embedder)?;
+        Ok(Parsed { text: text.bytes, text_range: text.range.clone(), tables })
+    }
+
+    pub(super) fn parse_verified(file: &'a [u8]) -> Result<Parsed<'a>, ImageError> {
+        let image = Parsed::parse(file)?;
+        envelope::verify(file, host()?)?;
+        Ok(image)
+    }
+}
+
+fn host() -> Result<Target, ImageError> {
+    Target::host().ok_or(ImageError::UnsupportedHost)
+}

@@ -6,21 +6,22 @@ use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf};
 
 use super::Target;
-use crate::allocate;
+use crate::allocate::{self, OutOfMemory};
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::section::{self, Section};
+use crate::image::tables::Tables;
 
 type Header = elf::FileHeader64<Endianness>;
 
 /// The sections of a file that are ours, sorted by name. Names are unique; no two share a byte of the file, nor does
 /// any with the headers.
 pub(super) struct Sections<'a> {
-    found: Vec<Section<'a>>,
+    found: Vec<Found<'a>>,
     kind: u16,
 }
 
 #[derive(Clone)]
-pub(super) struct Section<'a> {
+pub(super) struct Found<'a> {
     pub(super) name: &'a str,
     /// Where in the file the bytes are.
     pub(super) range: Range<usize>,
@@ -68,23 +69,23 @@ impl<'a> Sections<'a> {
         }
         found.sort_unstable_by_key(|section| section.name);
         if let Some([twice, _]) = found.array_windows().find(|[a, b]| a.name == b.name) {
-            return Err(ImageError::DuplicateSection { name: allocate::copy_str(twice.name)? });
+            return Err(ImageError::DuplicateSection { section: describe(twice.name)? });
         }
         check_disjoint(occupied)?;
         Ok(Sections { found, kind: header.e_type(endian).0 })
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Section<'a>> {
-        let index = self.found.binary_search_by_key(&name, |section| section.name).ok()?;
+    pub(super) fn get(&self, section: Section) -> Option<&Found<'a>> {
+        let index = self.found.binary_search_by_key(&section.name, |found| found.name).ok()?;
         self.found.get(index)
     }
 
-    pub(super) fn require(&self, name: &'static str) -> Result<&Section<'a>, ImageError> {
-        self.get(name).ok_or(ImageError::MissingSection { name })
+    pub(super) fn require(&self, section: Section) -> Result<&Found<'a>, ImageError> {
+        self.get(section).ok_or(ImageError::MissingSection { section })
     }
 
     /// All sections, sorted by name.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Section<'a>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Found<'a>> + Clone {
         self.found.iter()
     }
 
@@ -123,10 +124,10 @@ fn check_identity(file: &[u8], target: Target) -> Result<(), ImageError> {
 /// Looks at no more bytes than our names have: many headers may point into one long string.
 fn our_name(strings: &[u8], at: u32) -> Option<&str> {
     let tail = strings.get(at as usize..)?;
-    let tail = tail.get(..=names::MAX_LEN).unwrap_or(tail);
+    let tail = tail.get(..=section::MAX_NAME_LEN).unwrap_or(tail);
     let end = tail.iter().position(|&byte| byte == 0)?;
     let name = std::str::from_utf8(tail.get(..end)?).ok()?;
-    (name == names::TEXT || name.starts_with(names::OURS)).then_some(name)
+    (name == section::TEXT.name || name.starts_with(section::OURS)).then_some(name)
 }
 
 fn locate<'a>(
@@ -134,10 +135,10 @@ fn locate<'a>(
     name: &'a str,
     header: &elf::SectionHeader64<Endianness>,
     endian: Endianness,
-) -> Result<Section<'a>, ImageError> {
+) -> Result<Found<'a>, ImageError> {
     let compressed = header.sh_flags(endian).0 & elf::SHF_COMPRESSED.0 != 0;
     if header.sh_type(endian) != elf::SHT_PROGBITS || compressed {
-        return Err(ImageError::SectionKind { name: allocate::copy_str(name)? });
+        return Err(ImageError::SectionKind { section: describe(name)? });
     }
     let (offset, size) = (header.sh_offset(endian), header.sh_size(endian));
     let range = usize::try_from(offset).ok().and_then(|start| {
@@ -146,10 +147,10 @@ fn locate<'a>(
     });
     let located = range.and_then(|range| Some((range.clone(), file.get(range)?)));
     match located {
-        Some((range, bytes)) => Ok(Section { name, range, bytes }),
+        Some((range, bytes)) => Ok(Found { name, range, bytes }),
         None => {
-            let name = allocate::copy_str(name)?;
-            Err(ImageError::SectionOutsideFile { name, offset, size, file_len: file.len() })
+            let section = describe(name)?;
+            Err(ImageError::SectionOutsideFile { section, offset, size, file_len: file.len() })
         }
     }
 }
@@ -159,9 +160,21 @@ fn check_disjoint(mut occupied: Vec<(&str, Range<u64>)>) -> Result<(), ImageErro
     occupied.sort_unstable_by_key(|(_, range)| range.start);
     match occupied.array_windows().find(|[(_, a), (_, b)]| b.start < a.end) {
         Some([(first, _), (second, _)]) => {
-            Err(ImageError::SectionsOverlap { first: allocate::copy_str(first)?, second: allocate::copy_str(second)? })
+            Err(ImageError::SectionsOverlap { first: describe(first)?, second: describe(second)? })
         }
         None => Ok(()),
+    }
+}
+
+/// What a part of the file is called in an error: a section, by what it holds, or another part, as it is.
+fn describe(part: &str) -> Result<String, OutOfMemory> {
+    let whole = [section::MARKER, section::TEXT, section::CONFIGURATION, section::CHECK];
+    if let Some(section) = Tables::find_section(part).or(whole.into_iter().find(|section| section.name == part)) {
+        allocate::concat(&[section.content, " (section ", section.name, ")"])
+    } else if let Some(name) = part.strip_prefix(section::USER) {
+        allocate::concat(&["the embedder's section \"", name, "\""])
+    } else {
+        allocate::concat(&[part])
     }
 }
 

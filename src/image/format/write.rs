@@ -7,7 +7,7 @@ use object::{Endianness, pod};
 use super::Target;
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::section::SECTION_NAMES;
 
 /// A section to be written.
 pub(super) struct NewSection<'a> {
@@ -50,7 +50,7 @@ pub(super) fn write(target: Target, text: &NewSection<'_>, tables: &[NewSection<
         headers.push(section_header(endian, placed));
         at = offset.saturating_add(table.bytes.len());
     }
-    let names_name = next_name(&mut name, [names::SECTION_NAMES, ""])?;
+    let names_name = next_name(&mut name, [SECTION_NAMES.name, ""])?;
     let (names_at, names_len) = (at, name as usize);
     let names = Placed {
         name: names_name,
@@ -91,7 +91,7 @@ pub(super) fn write(target: Target, text: &NewSection<'_>, tables: &[NewSection<
     }
     file.push(0);
     let all = [text.name].into_iter().chain(tables.iter().map(|table| table.name));
-    for parts in all.chain([[names::SECTION_NAMES, ""]]) {
+    for parts in all.chain([[SECTION_NAMES.name, ""]]) {
         parts.iter().for_each(|part| file.extend_from_slice(part.as_bytes()));
         file.push(0);
     }
@@ -176,5 +176,5 @@ fn aligned(at: usize, align: u64) -> usize {
 }
 
 fn too_many() -> ImageError {
-    ImageError::TooManyEntries { section: names::SECTION_NAMES }
+    ImageError::TooManyEntries { section: SECTION_NAMES }
 }

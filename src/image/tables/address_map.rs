@@ -2,11 +2,16 @@
 
 use std::fmt;
 
-use super::columns::{Section, encode, narrow_all};
+use super::columns::{Ascending, Reader, encode, narrow_all};
 use super::rank::rank;
+use super::table::{Encoded, Entries, Lookup, Table};
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::section::Section;
+
+const SECTION: Section = Section::new(".trapline.addrs", "the map of source offsets");
+/// What errors call an entry.
+const PLACE: &str = "source offset";
 
 /// A sorted map from text offset to source offset: an entry holds for its own offset and all that follow, up to the
 /// next.
@@ -31,7 +36,7 @@ use crate::image::names;
 /// assert_eq!(map.source_offset_from(4, 5), None); // no entry between 4 and 5
 /// # Ok::<(), trapline::image::ImageError>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct AddressMap {
     offsets: Box<[u32]>,
     sources: Box<[u32]>,
@@ -42,30 +47,16 @@ const NONE: u32 = u32::MAX;
 
 impl AddressMap {
     /// The map of `entries`, in ascending order of text offset.
-    pub(crate) fn from_sorted(entries: &[(usize, Option<u32>)], text_len: usize) -> Result<AddressMap, ImageError> {
+    pub(in crate::image) fn from_sorted(
+        entries: &[(usize, Option<u32>)],
+        text_len: usize,
+    ) -> Result<AddressMap, ImageError> {
         if let Some(&(offset, _)) = entries.iter().find(|entry| entry.1 == Some(NONE)) {
             return Err(ImageError::SourceOffsetTooLarge { offset });
         }
-        let offsets = narrow_all(names::ADDRESSES, entries.iter().map(|entry| entry.0))?;
+        let offsets = narrow_all(PLACE, entries.iter().map(|entry| entry.0))?;
         let sources = allocate::collect(entries.iter().map(|entry| entry.1.unwrap_or(NONE)))?;
         AddressMap { offsets, sources }.checked(text_len)
-    }
-
-    /// Checks and copies the map in the bytes of its section, if there is one.
-    pub(crate) fn parse(section: Option<&[u8]>, text_len: usize) -> Result<AddressMap, ImageError> {
-        let Some(section) = section else {
-            return Ok(AddressMap::default());
-        };
-        let mut section = Section::new(names::ADDRESSES, section);
-        let [offsets, sources] = section.columns()?;
-        section.end()?;
-        AddressMap { offsets, sources }.checked(text_len)
-    }
-
-    /// The bytes of the section, if there is any entry.
-    pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        let encode = || encode(names::ADDRESSES, &[&self.offsets, &self.sources], &[]);
-        (!self.is_empty()).then(encode).transpose()
     }
 
     /// Where in the source the byte at `text_offset` came from, by the last entry at or before it.
@@ -94,39 +85,44 @@ impl AddressMap {
         source.filter(|_| floor <= offset)
     }
 
-    /// The number of entries.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    fn checked(self, text_len: usize) -> Result<Self, ImageError> {
+        let mut ascending = Ascending::new(PLACE, text_len);
+        self.offsets.iter().try_for_each(|&offset| ascending.next_at(offset))?;
+        Ok(self)
+    }
+}
+
+impl Entries for AddressMap {
+    type Entry<'t> = (usize, Option<u32>);
+
+    fn count(&self) -> usize {
         self.offsets.len()
-    }
-
-    /// Whether there is no entry: the image says nothing about its source.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.offsets.is_empty()
-    }
-
-    /// All entries, by ascending text offset: that, and the source offset.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, Option<u32>)> + '_ {
-        (0..self.len()).map_while(|index| self.entry(index))
     }
 
     fn entry(&self, index: usize) -> Option<(usize, Option<u32>)> {
         let source = *self.sources.get(index)?;
         Some((*self.offsets.get(index)? as usize, (source != NONE).then_some(source)))
     }
+}
 
-    /// Offsets ascend strictly and are inside the text.
-    fn checked(self, text_len: usize) -> Result<Self, ImageError> {
-        if let Some(&[previous, offset]) = self.offsets.array_windows().find(|[a, b]| b <= a) {
-            return Err(ImageError::AddressesOutOfOrder { previous: previous as usize, offset: offset as usize });
+impl Table for AddressMap {
+    const SECTIONS: &'static [Section] = &[SECTION];
+
+    fn read(file: &Lookup<'_>, text: &[u8]) -> Result<Self, ImageError> {
+        let Some(bytes) = file(SECTION) else {
+            return Ok(AddressMap::default());
+        };
+        let mut reader = Reader::new(SECTION, bytes);
+        let [offsets, sources] = reader.columns()?;
+        reader.end()?;
+        AddressMap { offsets, sources }.checked(text.len())
+    }
+
+    fn write<'t>(&'t self, file: &mut Encoded<'t>) -> Result<(), ImageError> {
+        if self.is_empty() {
+            return Ok(());
         }
-        match self.offsets.last() {
-            Some(&offset) if offset as usize >= text_len => {
-                Err(ImageError::AddressOutsideText { offset: offset as usize, text_len })
-            }
-            _ => Ok(self),
-        }
+        file.add(SECTION, encode(SECTION, &[&self.offsets, &self.sources], &[])?)
     }
 }
 

@@ -7,20 +7,21 @@ use std::ops::Range;
 
 use crate::allocate;
 use crate::image::error::ImageError;
+use crate::image::section::Section;
 
 const WORD: usize = size_of::<u32>();
 
-/// A section while it is read, from front to back.
-pub(super) struct Section<'a> {
-    name: &'static str,
+/// The bytes of a section while they are read, from front to back.
+pub(super) struct Reader<'a> {
+    section: Section,
     bytes: &'a [u8],
     /// How many of the bytes were read.
     read: usize,
 }
 
-impl<'a> Section<'a> {
-    pub(super) fn new(name: &'static str, bytes: &'a [u8]) -> Self {
-        Section { name, bytes, read: 0 }
+impl<'a> Reader<'a> {
+    pub(super) fn new(section: Section, bytes: &'a [u8]) -> Self {
+        Reader { section, bytes, read: 0 }
     }
 
     /// Reads a count, and `N` columns of as many numbers.
@@ -51,12 +52,12 @@ impl<'a> Section<'a> {
     }
 
     fn wrong_length(&self, expected: u64) -> ImageError {
-        ImageError::TableLength { section: self.name, expected, found: self.bytes.len() as u64 }
+        ImageError::TableLength { section: self.section, expected, found: self.bytes.len() as u64 }
     }
 }
 
 /// The bytes of a section: the count, the columns, which are all as long as the first, and what follows them.
-pub(super) fn encode(section: &'static str, columns: &[&[u32]], rest: &[&[u8]]) -> Result<Vec<u8>, ImageError> {
+pub(super) fn encode(section: Section, columns: &[&[u32]], rest: &[&[u8]]) -> Result<Vec<u8>, ImageError> {
     let count = columns.first().map_or(0, |column| column.len());
     let count = u32::try_from(count).map_err(|_| too_many(section))?;
     let lens = columns.iter().map(|column| size_of_val(*column)).chain(rest.iter().map(|rest| rest.len()));
@@ -68,16 +69,16 @@ pub(super) fn encode(section: &'static str, columns: &[&[u32]], rest: &[&[u8]]) 
 }
 
 /// Two sections that describe the same things must agree how many there are.
-pub(super) fn same_count(section: &'static str, expected: usize, found: usize) -> Result<(), ImageError> {
+pub(super) fn same_count(section: Section, expected: usize, found: usize) -> Result<(), ImageError> {
     if expected == found { Ok(()) } else { Err(ImageError::EntryCount { section, expected, found }) }
 }
 
 /// Where the pieces of a run of bytes end. Each begins where the one before it ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Ends(Box<[u32]>);
 
 impl Ends {
-    pub(super) fn new(section: &'static str, ends: Box<[u32]>) -> Result<Self, ImageError> {
+    pub(super) fn new(section: Section, ends: Box<[u32]>) -> Result<Self, ImageError> {
         match ends.array_windows().position(|[a, b]| b < a) {
             Some(before) => Err(ImageError::EndsOutOfOrder { section, index: before + 1 }),
             None => Ok(Ends(ends)),
@@ -85,10 +86,7 @@ impl Ends {
     }
 
     /// The ends of pieces of these lengths.
-    pub(super) fn of_lens(
-        section: &'static str,
-        lens: impl Iterator<Item = usize> + Clone,
-    ) -> Result<Self, ImageError> {
+    pub(super) fn of_lens(section: Section, lens: impl Iterator<Item = usize> + Clone) -> Result<Self, ImageError> {
         let mut ends = allocate::room(lens.clone().count())?;
         let mut end = 0_usize;
         for len in lens {
@@ -115,7 +113,7 @@ impl Ends {
 }
 
 /// A column of names, some or all of which may be missing: an empty name is none.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Names {
     /// Empty if all names are.
     ends: Ends,
@@ -124,7 +122,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn collect<'n>(
-        section: &'static str,
+        section: Section,
         names: impl Iterator<Item = Option<&'n str>> + Clone,
     ) -> Result<Self, ImageError> {
         let names = names.map(Option::unwrap_or_default);
@@ -135,14 +133,15 @@ impl Names {
         Ok(Names { ends, text: text.into() }.normal())
     }
 
-    /// Reads the names that end at `ends`: what is left of `section`, which is called `name`.
-    pub(super) fn read(name: &'static str, mut section: Section<'_>, ends: Box<[u32]>) -> Result<Self, ImageError> {
-        let ends = Ends::new(name, ends)?;
-        let text = section.take(ends.total())?;
-        section.end()?;
-        let text = std::str::from_utf8(text).map_err(|_| ImageError::BadName { section: name, index: None })?;
+    /// Reads the names that end at `ends`: what is left of a section.
+    pub(super) fn read(mut reader: Reader<'_>, ends: Box<[u32]>) -> Result<Self, ImageError> {
+        let section = reader.section;
+        let ends = Ends::new(section, ends)?;
+        let text = reader.take(ends.total())?;
+        reader.end()?;
+        let text = std::str::from_utf8(text).map_err(|_| ImageError::BadName { section, index: None })?;
         if let Some(index) = ends.column().iter().position(|&end| !text.is_char_boundary(end as usize)) {
-            return Err(ImageError::BadName { section: name, index: Some(index) });
+            return Err(ImageError::BadName { section, index: Some(index) });
         }
         Ok(Names { ends, text: allocate::copy_str(text)?.into() }.normal())
     }
@@ -186,32 +185,60 @@ pub(super) fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usi
     low
 }
 
-/// `offset`, a text offset that `section` is to hold, in the 32 bits that it has there.
-pub(super) fn narrow(section: &'static str, offset: usize) -> Result<u32, ImageError> {
-    u32::try_from(offset).map_err(|_| ImageError::OffsetTooLarge { section, offset })
+/// The text offset of an entry, in the 32 bits that it is stored in.
+pub(super) fn narrow(entry: &'static str, offset: usize) -> Result<u32, ImageError> {
+    u32::try_from(offset).map_err(|_| ImageError::OffsetTooLarge { entry, offset })
 }
 
 /// As [`narrow`], of all of `offsets`.
 pub(super) fn narrow_all(
-    section: &'static str,
+    entry: &'static str,
     offsets: impl ExactSizeIterator<Item = usize>,
 ) -> Result<Box<[u32]>, ImageError> {
     let mut narrowed = allocate::room(offsets.len())?;
     for offset in offsets {
-        narrowed.push(narrow(section, offset)?);
+        narrowed.push(narrow(entry, offset)?);
     }
     Ok(narrowed.into())
 }
 
-/// `range`, widened.
-pub(super) fn wide(range: &Range<u32>) -> Range<usize> {
-    range.start as usize..range.end as usize
+/// Checks the parts of a text that the entries of a table stand for, as they come: they ascend, share no byte, and lie
+/// inside the text.
+pub(super) struct Ascending {
+    /// What an entry is called.
+    entry: &'static str,
+    text_len: usize,
+    previous: Range<usize>,
+}
+
+impl Ascending {
+    pub(super) fn new(entry: &'static str, text_len: usize) -> Self {
+        Ascending { entry, text_len, previous: 0..0 }
+    }
+
+    pub(super) fn next(&mut self, range: Range<usize>) -> Result<(), ImageError> {
+        let Ascending { entry, text_len, ref mut previous } = *self;
+        if range.end > text_len {
+            return Err(ImageError::OutsideText { entry, range, text_len });
+        }
+        if range.start < previous.end {
+            return Err(ImageError::OutOfOrder { entry, previous: previous.clone(), range });
+        }
+        *previous = range;
+        Ok(())
+    }
+
+    /// As [`next`](Self::next), of an entry that stands for one place.
+    pub(super) fn next_at(&mut self, offset: u32) -> Result<(), ImageError> {
+        let offset = offset as usize;
+        self.next(offset..offset.saturating_add(1))
+    }
 }
 
 fn words(bytes: &[u8]) -> Result<Box<[u32]>, ImageError> {
     Ok(allocate::collect(bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)))?)
 }
 
-fn too_many(section: &'static str) -> ImageError {
+fn too_many(section: Section) -> ImageError {
     ImageError::TooManyEntries { section }
 }

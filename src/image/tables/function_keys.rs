@@ -1,16 +1,17 @@
 //! The keys of all functions of an image, to be read by place and found by key.
 
-use super::columns::{Section, encode, partition_point, same_count};
-use super::function_key::FunctionKey;
-use super::index::{DefinedFunctionIndex, ModuleIndex};
+use super::columns::{Reader, encode, partition_point, same_count};
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::key::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
+use crate::image::section::Section;
+
+pub(super) const KEYS: Section = Section::new(".trapline.keys", "the table of function keys");
 
 /// A key for each place of a [`FunctionTable`](crate::image::FunctionTable); no two are equal.
 ///
 /// Most images hold one module and nothing but its functions, in order. Their keys take no memory, and no section.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct FunctionKeys {
     len: usize,
     /// As long as `len` says; or empty, and the key at place i is that of function i of module 0.
@@ -25,7 +26,7 @@ impl FunctionKeys {
     pub(super) fn collect(keys: impl Iterator<Item = FunctionKey>, starts: &[u32]) -> Result<Self, ImageError> {
         let (mut spaces, mut indices) = (allocate::room(starts.len())?, allocate::room(starts.len())?);
         for key in keys {
-            let (space, index) = key.encode()?;
+            let (space, index) = key.encode().ok_or(ImageError::ModuleIndexTooLarge { key })?;
             spaces.push(space);
             indices.push(index);
         }
@@ -34,13 +35,13 @@ impl FunctionKeys {
 
     /// Checks and copies the keys in the bytes of their section, if there is one. The functions begin at `starts`.
     pub(super) fn parse(section: Option<&[u8]>, starts: &[u32]) -> Result<Self, ImageError> {
-        let Some(section) = section else {
+        let Some(bytes) = section else {
             return Ok(FunctionKeys { len: starts.len(), ..FunctionKeys::default() });
         };
-        let mut section = Section::new(names::KEYS, section);
-        let [spaces, indices] = section.columns()?;
-        section.end()?;
-        same_count(names::KEYS, starts.len(), spaces.len())?;
+        let mut reader = Reader::new(KEYS, bytes);
+        let [spaces, indices] = reader.columns()?;
+        reader.end()?;
+        same_count(KEYS, starts.len(), spaces.len())?;
         FunctionKeys::new(spaces, indices, starts)
     }
 
@@ -55,7 +56,7 @@ impl FunctionKeys {
         }
         let mut keys = FunctionKeys { len, spaces, indices, by_key: Box::default() };
         if !(0..len).is_sorted_by(|&a, &b| keys.pair(a) < keys.pair(b)) {
-            let places = u32::try_from(len).map_err(|_| ImageError::TooManyEntries { section: names::KEYS })?;
+            let places = u32::try_from(len).map_err(|_| ImageError::TooManyEntries { section: KEYS })?;
             let mut by_key = allocate::collect(0..places)?;
             by_key.sort_unstable_by_key(|&place| (keys.pair(place as usize), place));
             keys.by_key = by_key;
@@ -83,7 +84,7 @@ impl FunctionKeys {
     /// The bytes of the section, if the keys need one.
     pub(super) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
         let needed = !self.spaces.is_empty();
-        needed.then(|| encode(names::KEYS, &[&self.spaces, &self.indices], &[])).transpose()
+        needed.then(|| encode(KEYS, &[&self.spaces, &self.indices], &[])).transpose()
     }
 
     /// The key at `place`.
@@ -101,7 +102,7 @@ impl FunctionKeys {
 
     /// Where `key` is. O(log n).
     pub(super) fn place_of(&self, key: FunctionKey) -> Option<usize> {
-        let pair = key.encode().ok()?;
+        let pair = key.encode()?;
         let place = self.place(self.rank(pair));
         (place < self.len && self.pair(place) == pair).then_some(place)
     }
@@ -110,8 +111,8 @@ impl FunctionKeys {
     pub(super) fn defined(&self, module: ModuleIndex) -> impl Iterator<Item = usize> + '_ {
         let first = FunctionKey::Defined { module, function: DefinedFunctionIndex::new(0) };
         let ranks = match first.encode() {
-            Ok((space, _)) => self.rank((space, 0))..self.rank((space + 1, 0)),
-            Err(_) => 0..0,
+            Some((space, _)) => self.rank((space, 0))..self.rank((space + 1, 0)),
+            None => 0..0,
         };
         ranks.map(|rank| self.place(rank))
     }

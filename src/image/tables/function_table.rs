@@ -1,16 +1,22 @@
 //! Which compiled function an offset of a text belongs to, and where the function of a key is.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
-use super::columns::{Names, Section, encode, narrow, same_count, wide};
-use super::function_key::FunctionKey;
-use super::function_keys::FunctionKeys;
-use super::index::ModuleIndex;
+use super::columns::{Ascending, Names, Reader, encode, narrow, same_count};
+use super::function_keys::{FunctionKeys, KEYS};
 use super::rank::rank;
+use super::table::{Encoded, Entries, Lookup, Table, required};
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::key::{FunctionKey, ModuleIndex};
+use crate::image::section::Section;
+
+const FUNCTIONS: Section = Section::new(".trapline.funcs", "the table of functions");
+const NAMES: Section = Section::new(".trapline.names", "the table of function names");
+/// What errors call an entry.
+const FUNCTION: &str = "function";
 
 /// Everything that was compiled into a text, functions of the guest and trampolines: disjoint ranges in ascending
 /// order, each with an index, a key and perhaps a name.
@@ -49,7 +55,7 @@ use crate::image::names;
 /// assert_eq!(names, [Some("start")]);
 /// # Ok::<(), trapline::image::ImageError>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct FunctionTable {
     starts: Box<[u32]>,
     ends: Box<[u32]>,
@@ -102,6 +108,12 @@ impl PartialEq for Function<'_> {
 
 impl Eq for Function<'_> {}
 
+impl Hash for Function<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.index, self.key, self.range(), self.name()).hash(state);
+    }
+}
+
 impl fmt::Debug for Function<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Function")
@@ -115,62 +127,21 @@ impl fmt::Debug for Function<'_> {
 
 impl FunctionTable {
     /// The table of `functions`, in ascending order, in a text of `text_len` bytes.
-    pub(crate) fn from_sorted<'n>(
+    pub(in crate::image) fn from_sorted<'n>(
         functions: impl Iterator<Item = (Range<usize>, FunctionKey, Option<&'n str>)> + Clone,
         text_len: usize,
     ) -> Result<FunctionTable, ImageError> {
         let count = functions.clone().count();
         let (mut starts, mut lens) = (allocate::room(count)?, allocate::room(count)?);
         for (range, ..) in functions.clone() {
-            let (start, end) = (narrow(names::FUNCTIONS, range.start)?, narrow(names::FUNCTIONS, range.end)?);
+            let (start, end) = (narrow(FUNCTION, range.start)?, narrow(FUNCTION, range.end)?);
             starts.push(start);
             lens.push(end.checked_sub(start).ok_or(ImageError::FunctionEmpty { start: range.start })?);
         }
-        let ends = check(&starts, &lens, text_len)?;
+        let ends = checked_ends(&starts, &lens, text_len)?;
         let keys = FunctionKeys::collect(functions.clone().map(|(_, key, _)| key), &starts)?;
-        let names = Names::collect(names::NAMES, functions.map(|(.., name)| name))?;
+        let names = Names::collect(NAMES, functions.map(|(.., name)| name))?;
         Ok(FunctionTable { starts: starts.into(), ends, keys, names })
-    }
-
-    /// Checks and copies the table in `functions`, `keys` and `names`, the bytes of the three sections.
-    pub(crate) fn parse(
-        functions: &[u8],
-        keys: Option<&[u8]>,
-        names: Option<&[u8]>,
-        text_len: usize,
-    ) -> Result<FunctionTable, ImageError> {
-        let mut section = Section::new(names::FUNCTIONS, functions);
-        let [starts, lens] = section.columns()?;
-        section.end()?;
-        let ends = check(&starts, &lens, text_len)?;
-        let keys = FunctionKeys::parse(keys, &starts)?;
-        let names = match names {
-            Some(bytes) => {
-                let mut section = Section::new(names::NAMES, bytes);
-                let [ends] = section.columns()?;
-                same_count(names::NAMES, starts.len(), ends.len())?;
-                Names::read(names::NAMES, section, ends)?
-            }
-            None => Names::default(),
-        };
-        Ok(FunctionTable { starts, ends, keys, names })
-    }
-
-    /// The bytes of the section of functions.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, ImageError> {
-        let lens = allocate::collect(self.starts.iter().zip(&self.ends).map(|(start, end)| end - start))?;
-        encode(names::FUNCTIONS, &[&self.starts, &lens], &[])
-    }
-
-    /// The bytes of the section of keys, if the functions are not just those of module 0 in order.
-    pub(crate) fn encode_keys(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        self.keys.encode()
-    }
-
-    /// The bytes of the section of names, if any function has one.
-    pub(crate) fn encode_names(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        let encode = || encode(names::NAMES, &[&self.names.column(self.len())?], &[self.names.as_bytes()]);
-        (!self.names.is_empty()).then(encode).transpose()
     }
 
     /// The function that the byte at `offset` of the text belongs to.
@@ -187,7 +158,7 @@ impl FunctionTable {
         let offset = u32::try_from(offset).ok()?;
         let place = rank(&self.starts, offset).checked_sub(1)?;
         // It starts at the offset or before.
-        if offset < *self.ends.get(place)? { self.get_at(place) } else { None }
+        if offset < *self.ends.get(place)? { self.entry(place) } else { None }
     }
 
     /// The function that `key` names.
@@ -199,43 +170,69 @@ impl FunctionTable {
     /// As for [`FunctionTable::by_offset`].
     #[must_use]
     pub fn by_key(&self, key: FunctionKey) -> Option<Function<'_>> {
-        self.get_at(self.keys.place_of(key)?)
+        self.entry(self.keys.place_of(key)?)
     }
 
     /// The functions that `module` defines, by ascending [`DefinedFunctionIndex`](crate::image::DefinedFunctionIndex).
     ///
     /// O(log n), and O(1) for each.
     pub fn defined(&self, module: ModuleIndex) -> impl Iterator<Item = Function<'_>> + '_ {
-        self.keys.defined(module).filter_map(|place| self.get_at(place))
+        self.keys.defined(module).filter_map(|place| self.entry(place))
     }
 
     /// The function at `index`, counted from 0.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Function<'_>> {
-        self.get_at(index)
+        self.entry(index)
     }
+}
 
-    /// The number of functions.
-    #[must_use]
-    pub fn len(&self) -> usize {
+impl Entries for FunctionTable {
+    type Entry<'t> = Function<'t>;
+
+    fn count(&self) -> usize {
         self.starts.len()
     }
 
-    /// Whether the table has no function.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.starts.is_empty()
-    }
-
-    /// All functions, by ascending offset.
-    pub fn iter(&self) -> impl Iterator<Item = Function<'_>> + '_ {
-        (0..self.len()).map_while(|index| self.get(index))
-    }
-
     #[inline]
-    fn get_at(&self, place: usize) -> Option<Function<'_>> {
+    fn entry(&self, index: usize) -> Option<Function<'_>> {
         // There are no more functions than bytes of text, and those are numbered with 32 bits.
-        Some(Function { index: place as u32, key: self.keys.get(place)?, table: self })
+        Some(Function { index: index as u32, key: self.keys.get(index)?, table: self })
+    }
+}
+
+impl Table for FunctionTable {
+    const SECTIONS: &'static [Section] = &[FUNCTIONS, KEYS, NAMES];
+
+    fn read(file: &Lookup<'_>, text: &[u8]) -> Result<Self, ImageError> {
+        let mut reader = Reader::new(FUNCTIONS, required(file, FUNCTIONS)?);
+        let [starts, lens] = reader.columns()?;
+        reader.end()?;
+        let ends = checked_ends(&starts, &lens, text.len())?;
+        let keys = FunctionKeys::parse(file(KEYS), &starts)?;
+        let names = match file(NAMES) {
+            Some(bytes) => {
+                let mut reader = Reader::new(NAMES, bytes);
+                let [ends] = reader.columns()?;
+                same_count(NAMES, starts.len(), ends.len())?;
+                Names::read(reader, ends)?
+            }
+            None => Names::default(),
+        };
+        Ok(FunctionTable { starts, ends, keys, names })
+    }
+
+    fn write<'t>(&'t self, file: &mut Encoded<'t>) -> Result<(), ImageError> {
+        let lens = allocate::collect(self.starts.iter().zip(&self.ends).map(|(start, end)| end - start))?;
+        file.add(FUNCTIONS, encode(FUNCTIONS, &[&self.starts, &lens], &[])?)?;
+        if let Some(keys) = self.keys.encode()? {
+            file.add(KEYS, keys)?;
+        }
+        if !self.names.is_empty() {
+            let bytes = encode(NAMES, &[&self.names.column(self.len())?], &[self.names.as_bytes()])?;
+            file.add(NAMES, bytes)?;
+        }
+        Ok(())
     }
 }
 
@@ -245,23 +242,17 @@ impl fmt::Debug for FunctionTable {
     }
 }
 
-/// Functions are not empty, in order, disjoint, inside the text, and end within 32 bits. Returns their ends.
-fn check(starts: &[u32], lens: &[u32], text_len: usize) -> Result<Box<[u32]>, ImageError> {
-    let limit = u32::try_from(text_len).unwrap_or(u32::MAX);
-    let mut previous = 0..0;
+/// The ends of functions that are not empty, in order, disjoint, and inside the text.
+fn checked_ends(starts: &[u32], lens: &[u32], text_len: usize) -> Result<Box<[u32]>, ImageError> {
+    let mut ascending = Ascending::new(FUNCTION, text_len);
     let mut ends = allocate::room(starts.len())?;
-    for (&start, &len) in starts.iter().zip(lens) {
+    for (start, len) in starts.iter().zip(lens).map(|(&start, &len)| (start as usize, len as usize)) {
         if len == 0 {
-            return Err(ImageError::FunctionEmpty { start: start as usize });
+            return Err(ImageError::FunctionEmpty { start });
         }
-        let Some(end) = start.checked_add(len).filter(|&end| end <= limit) else {
-            return Err(ImageError::FunctionOutsideText { start: start as usize, len: len as usize, text_len });
-        };
-        if start < previous.end {
-            return Err(ImageError::FunctionsOutOfOrder { previous: wide(&previous), range: wide(&(start..end)) });
-        }
-        previous = start..end;
-        ends.push(end);
+        let end = start.saturating_add(len);
+        ascending.next(start..end)?;
+        ends.push(narrow(FUNCTION, end)?);
     }
     Ok(ends.into())
 }

@@ -1,12 +1,16 @@
 //! The modules of an image.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
-use super::columns::{Names, Section, encode};
-use super::index::ModuleIndex;
+use super::columns::{Names, Reader, encode};
+use super::table::{Encoded, Entries, Lookup, Table};
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::key::ModuleIndex;
+use crate::image::section::Section;
+
+const SECTION: Section = Section::new(".trapline.modules", "the table of modules");
 
 /// The modules that were compiled into an image. A component has several.
 ///
@@ -16,7 +20,7 @@ use crate::image::names;
 /// ```text
 /// count | imported functions: [count] | flags: [count] | name ends: [count] | UTF-8 bytes
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ModuleTable {
     imported_functions: Box<[u32]>,
     flags: Box<[u32]>,
@@ -93,6 +97,12 @@ impl PartialEq for ModuleInfo<'_> {
 
 impl Eq for ModuleInfo<'_> {}
 
+impl Hash for ModuleInfo<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.index, self.imported_functions, self.flags, self.name()).hash(state);
+    }
+}
+
 impl fmt::Debug for ModuleInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModuleInfo")
@@ -106,12 +116,12 @@ impl fmt::Debug for ModuleInfo<'_> {
 
 impl ModuleTable {
     /// One module, without a name, imports or flags.
-    pub(crate) fn one() -> Result<ModuleTable, ImageError> {
+    pub(in crate::image) fn one() -> Result<ModuleTable, ImageError> {
         ModuleTable::describe(&[ModuleDescription::default()])
     }
 
     /// The table of `modules`. O(n).
-    pub(crate) fn describe(modules: &[ModuleDescription]) -> Result<ModuleTable, ImageError> {
+    pub(in crate::image) fn describe(modules: &[ModuleDescription]) -> Result<ModuleTable, ImageError> {
         let flags = |module: &ModuleDescription| {
             let unparsed = if module.unparsed_debug_info { UNPARSED_DEBUG_INFO } else { 0 };
             let environment = if module.debug_info_from_environment { DEBUG_INFO_FROM_ENVIRONMENT } else { 0 };
@@ -120,30 +130,8 @@ impl ModuleTable {
         Ok(ModuleTable {
             imported_functions: allocate::collect(modules.iter().map(|module| module.imported_functions))?,
             flags: allocate::collect(modules.iter().map(flags))?,
-            names: Names::collect(names::MODULES, modules.iter().map(|module| module.name.as_deref()))?,
+            names: Names::collect(SECTION, modules.iter().map(|module| module.name.as_deref()))?,
         })
-    }
-
-    /// Checks and copies the table in the bytes of its section, if there is one.
-    pub(crate) fn parse(section: Option<&[u8]>) -> Result<ModuleTable, ImageError> {
-        let Some(section) = section else {
-            return ModuleTable::one();
-        };
-        let mut section = Section::new(names::MODULES, section);
-        let [imported_functions, flags, ends] = section.columns()?;
-        if let Some(module) = flags.iter().position(|flags| flags & !ALL_FLAGS != 0) {
-            return Err(ImageError::UnknownModuleFlags { module, flags: flags[module] });
-        }
-        Ok(ModuleTable { imported_functions, flags, names: Names::read(names::MODULES, section, ends)? })
-    }
-
-    /// The bytes of the section, if the image needs one.
-    pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        if *self.imported_functions == [0] && *self.flags == [0] && self.names.is_empty() {
-            return Ok(None);
-        }
-        let ends = self.names.column(self.len())?;
-        encode(names::MODULES, &[&self.imported_functions, &self.flags, &ends], &[self.names.as_bytes()]).map(Some)
     }
 
     /// The module at `index`.
@@ -152,30 +140,50 @@ impl ModuleTable {
     #[inline]
     #[must_use]
     pub fn get(&self, index: ModuleIndex) -> Option<ModuleInfo<'_>> {
-        let at = index.as_u32() as usize;
-        Some(ModuleInfo {
-            index,
-            imported_functions: *self.imported_functions.get(at)?,
-            flags: *self.flags.get(at)?,
-            names: &self.names,
-        })
+        self.entry(index.as_u32() as usize)
     }
+}
 
-    /// The number of modules.
-    #[must_use]
-    pub fn len(&self) -> usize {
+impl Entries for ModuleTable {
+    type Entry<'t> = ModuleInfo<'t>;
+
+    fn count(&self) -> usize {
         self.flags.len()
     }
 
-    /// Whether the image has no module.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.flags.is_empty()
+    #[inline]
+    fn entry(&self, index: usize) -> Option<ModuleInfo<'_>> {
+        Some(ModuleInfo {
+            index: ModuleIndex::new(u32::try_from(index).ok()?),
+            imported_functions: *self.imported_functions.get(index)?,
+            flags: *self.flags.get(index)?,
+            names: &self.names,
+        })
+    }
+}
+
+impl Table for ModuleTable {
+    const SECTIONS: &'static [Section] = &[SECTION];
+
+    fn read(file: &Lookup<'_>, _: &[u8]) -> Result<Self, ImageError> {
+        let Some(bytes) = file(SECTION) else {
+            return ModuleTable::one();
+        };
+        let mut reader = Reader::new(SECTION, bytes);
+        let [imported_functions, flags, ends] = reader.columns()?;
+        if let Some(module) = flags.iter().position(|flags| flags & !ALL_FLAGS != 0) {
+            return Err(ImageError::UnknownModuleFlags { module, flags: flags[module] });
+        }
+        Ok(ModuleTable { imported_functions, flags, names: Names::read(reader, ends)? })
     }
 
-    /// All modules, by ascending index.
-    pub fn iter(&self) -> impl Iterator<Item = ModuleInfo<'_>> + '_ {
-        (0..=u32::MAX).map_while(|index| self.get(ModuleIndex::new(index)))
+    fn write<'t>(&'t self, file: &mut Encoded<'t>) -> Result<(), ImageError> {
+        if *self.imported_functions == [0] && *self.flags == [0] && self.names.is_empty() {
+            return Ok(());
+        }
+        let ends = self.names.column(self.len())?;
+        let columns = [&*self.imported_functions, &self.flags, &ends];
+        file.add(SECTION, encode(SECTION, &columns, &[self.names.as_bytes()])?)
     }
 }
 

@@ -3,10 +3,15 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::columns::{Ends, Section, encode, narrow_all};
+use super::columns::{Ascending, Ends, Reader, encode, narrow_all};
+use super::table::{Encoded, Entries, Lookup, Table};
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::section::{MAX_PATCH_LEN, Section};
+
+const SECTION: Section = Section::new(".trapline.patches", "the table of patches");
+/// What errors call an entry.
+const PATCH: &str = "patch";
 
 /// The places of a text that a debugger may switch between two forms, by ascending offset; no two share a byte.
 ///
@@ -32,7 +37,7 @@ use crate::image::names;
 /// assert_eq!((index, patch.offset(), patch.enabled(), patch.disabled()), (0, 1, &[0xcc][..], &[0x90][..]));
 /// # Ok::<(), trapline::image::ImageError>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct PatchTable {
     offsets: Box<[u32]>,
     ends: Ends,
@@ -41,7 +46,7 @@ pub struct PatchTable {
 }
 
 /// One place of a [`PatchTable`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Patch<'a> {
     offset: u32,
     enabled: &'a [u8],
@@ -49,11 +54,11 @@ pub struct Patch<'a> {
 }
 
 /// A patch as the builder takes it: its offset, its enabled and its disabled bytes.
-pub(crate) type NewPatch = (usize, Vec<u8>, Vec<u8>);
+pub(in crate::image) type NewPatch = (usize, Vec<u8>, Vec<u8>);
 
 impl<'a> Patch<'a> {
     /// The most bytes that a patch has.
-    pub const MAX_LEN: usize = 16;
+    pub const MAX_LEN: usize = MAX_PATCH_LEN;
 
     /// Where the patch begins, in bytes from the start of the text.
     #[must_use]
@@ -83,15 +88,15 @@ impl<'a> Patch<'a> {
 
 impl PatchTable {
     /// The table of `patches`, in ascending order, of `text`.
-    pub(crate) fn from_sorted(patches: &[NewPatch], text: &[u8]) -> Result<PatchTable, ImageError> {
+    pub(in crate::image) fn from_sorted(patches: &[NewPatch], text: &[u8]) -> Result<PatchTable, ImageError> {
         for (offset, enabled, disabled) in patches {
             if enabled.len() != disabled.len() {
                 let (offset, enabled, disabled) = (*offset, enabled.len(), disabled.len());
                 return Err(ImageError::PatchLength { offset, enabled, disabled });
             }
         }
-        let offsets = narrow_all(names::PATCHES, patches.iter().map(|patch| patch.0))?;
-        let ends = Ends::of_lens(names::PATCHES, patches.iter().map(|patch| patch.1.len()))?;
+        let offsets = narrow_all(PATCH, patches.iter().map(|patch| patch.0))?;
+        let ends = Ends::of_lens(SECTION, patches.iter().map(|patch| patch.1.len()))?;
         let mut enabled = allocate::room(ends.total() as usize)?;
         let mut disabled = allocate::room(ends.total() as usize)?;
         for (_, when_enabled, when_disabled) in patches {
@@ -101,37 +106,12 @@ impl PatchTable {
         PatchTable { offsets, ends, enabled: enabled.into(), disabled: disabled.into() }.checked(text)
     }
 
-    /// Checks and copies the table in the bytes of its section, if there is one.
-    pub(crate) fn parse(section: Option<&[u8]>, text: &[u8]) -> Result<PatchTable, ImageError> {
-        let Some(section) = section else {
-            return Ok(PatchTable::default());
-        };
-        let mut section = Section::new(names::PATCHES, section);
-        let [offsets, ends] = section.columns()?;
-        let ends = Ends::new(names::PATCHES, ends)?;
-        let enabled = allocate::copy(section.take(ends.total())?)?;
-        let disabled = allocate::copy(section.take(ends.total())?)?;
-        section.end()?;
-        PatchTable { offsets, ends, enabled, disabled }.checked(text)
-    }
-
-    /// The bytes of the section, if there is any patch.
-    pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        let encode = || encode(names::PATCHES, &[&self.offsets, self.ends.column()], &[&self.enabled, &self.disabled]);
-        (!self.is_empty()).then(encode).transpose()
-    }
-
     /// The patch at `index`, counted from 0.
     ///
     /// O(1).
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Patch<'_>> {
-        let bytes = self.ends.range(index)?;
-        Some(Patch {
-            offset: *self.offsets.get(index)?,
-            enabled: self.enabled.get(bytes.clone())?,
-            disabled: self.disabled.get(bytes)?,
-        })
+        self.entry(index)
     }
 
     /// The first patch that begins at or after `offset`, and its index.
@@ -152,54 +132,69 @@ impl PatchTable {
         start..self.first_from(offsets.end).max(start)
     }
 
-    /// The number of patches.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.offsets.len()
-    }
-
-    /// Whether there is no patch.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.offsets.is_empty()
-    }
-
-    /// All patches, by ascending offset.
-    pub fn iter(&self) -> impl Iterator<Item = Patch<'_>> + '_ {
-        (0..self.len()).map_while(|index| self.get(index))
-    }
-
     fn first_from(&self, offset: usize) -> usize {
         self.offsets.partition_point(|&start| (start as usize) < offset)
     }
 
-    /// Patches have 1 to 16 bytes, two forms, are in order, disjoint, inside the text, and the text holds the disabled
-    /// form.
+    /// Patches have 1 to 16 bytes and two forms, the text holds the disabled one, and they are where they may be.
     fn checked(self, text: &[u8]) -> Result<Self, ImageError> {
-        let mut previous = 0..0;
-        for patch in self.iter() {
-            let (Patch { enabled, disabled, .. }, offset) = (patch, patch.offset());
-            if !(1..=Patch::MAX_LEN).contains(&enabled.len()) {
-                let (enabled, disabled) = (enabled.len(), disabled.len());
-                return Err(ImageError::PatchLength { offset, enabled, disabled });
+        let mut ascending = Ascending::new(PATCH, text.len());
+        for patch in &self {
+            let (offset, range, enabled) = (patch.offset(), patch.range(), patch.enabled.len());
+            if !(1..=Patch::MAX_LEN).contains(&enabled) {
+                return Err(ImageError::PatchLength { offset, enabled, disabled: patch.disabled.len() });
             }
-            // The end fits in 32 bits, as the offset does.
-            let there = patch.offset.checked_add(enabled.len() as u32).and_then(|_| text.get(patch.range()));
-            let Some(there) = there else {
-                return Err(ImageError::PatchOutsideText { offset, len: enabled.len(), text_len: text.len() });
-            };
-            if offset < previous.end {
-                return Err(ImageError::PatchesOutOfOrder { previous, range: patch.range() });
-            }
-            if enabled == disabled {
+            ascending.next(range.clone())?;
+            if patch.enabled == patch.disabled {
                 return Err(ImageError::PatchWithoutEffect { offset });
             }
-            if there != disabled {
-                return Err(ImageError::PatchNotInText { range: patch.range() });
+            if text.get(range.clone()) != Some(patch.disabled) {
+                return Err(ImageError::PatchNotInText { range });
             }
-            previous = patch.range();
         }
         Ok(self)
+    }
+}
+
+impl Entries for PatchTable {
+    type Entry<'t> = Patch<'t>;
+
+    fn count(&self) -> usize {
+        self.offsets.len()
+    }
+
+    fn entry(&self, index: usize) -> Option<Patch<'_>> {
+        let bytes = self.ends.range(index)?;
+        Some(Patch {
+            offset: *self.offsets.get(index)?,
+            enabled: self.enabled.get(bytes.clone())?,
+            disabled: self.disabled.get(bytes)?,
+        })
+    }
+}
+
+impl Table for PatchTable {
+    const SECTIONS: &'static [Section] = &[SECTION];
+
+    fn read(file: &Lookup<'_>, text: &[u8]) -> Result<Self, ImageError> {
+        let Some(bytes) = file(SECTION) else {
+            return Ok(PatchTable::default());
+        };
+        let mut reader = Reader::new(SECTION, bytes);
+        let [offsets, ends] = reader.columns()?;
+        let ends = Ends::new(SECTION, ends)?;
+        let enabled = allocate::copy(reader.take(ends.total())?)?;
+        let disabled = allocate::copy(reader.take(ends.total())?)?;
+        reader.end()?;
+        PatchTable { offsets, ends, enabled, disabled }.checked(text)
+    }
+
+    fn write<'t>(&'t self, file: &mut Encoded<'t>) -> Result<(), ImageError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let bytes = encode(SECTION, &[&self.offsets, self.ends.column()], &[&self.enabled, &self.disabled])?;
+        file.add(SECTION, bytes)
     }
 }
 

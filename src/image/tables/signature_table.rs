@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use super::columns::{Ends, Section, encode};
-use super::index::SignatureIndex;
+use super::columns::{Ends, Reader, encode};
+use super::table::{Encoded, Entries, Lookup, Table};
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::key::SignatureIndex;
+use crate::image::section::Section;
+
+const SECTION: Section = Section::new(".trapline.sigs", "the table of signatures");
 
 /// The types of functions that an image speaks of: byte strings, which only the embedder understands. No two are equal.
 ///
@@ -16,37 +19,18 @@ use crate::image::names;
 /// ```text
 /// count | ends: [count] | bytes
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct SignatureTable {
     ends: Ends,
     bytes: Box<[u8]>,
 }
 
 impl SignatureTable {
-    pub(crate) fn collect(signatures: &[Vec<u8>]) -> Result<SignatureTable, ImageError> {
-        let ends = Ends::of_lens(names::SIGNATURES, signatures.iter().map(Vec::len))?;
+    pub(in crate::image) fn collect(signatures: &[Vec<u8>]) -> Result<SignatureTable, ImageError> {
+        let ends = Ends::of_lens(SECTION, signatures.iter().map(Vec::len))?;
         let mut bytes = allocate::room(ends.total() as usize)?;
         signatures.iter().for_each(|signature| bytes.extend_from_slice(signature));
         SignatureTable { ends, bytes: bytes.into() }.checked()
-    }
-
-    /// Checks and copies the table in the bytes of its section, if there is one.
-    pub(crate) fn parse(section: Option<&[u8]>) -> Result<SignatureTable, ImageError> {
-        let Some(section) = section else {
-            return Ok(SignatureTable::default());
-        };
-        let mut section = Section::new(names::SIGNATURES, section);
-        let [ends] = section.columns()?;
-        let ends = Ends::new(names::SIGNATURES, ends)?;
-        let bytes = section.take(ends.total())?;
-        section.end()?;
-        SignatureTable { ends, bytes: allocate::copy(bytes)? }.checked()
-    }
-
-    /// The bytes of the section, if there is any signature.
-    pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, ImageError> {
-        let encode = || encode(names::SIGNATURES, &[self.ends.column()], &[&self.bytes]);
-        (!self.is_empty()).then(encode).transpose()
     }
 
     /// The signature at `index`.
@@ -54,35 +38,52 @@ impl SignatureTable {
     /// O(1).
     #[must_use]
     pub fn get(&self, index: SignatureIndex) -> Option<&[u8]> {
-        self.bytes.get(self.ends.range(index.as_u32() as usize)?)
+        self.entry(index.as_u32() as usize)
     }
 
-    /// The number of signatures.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ends.column().len()
-    }
-
-    /// Whether there is no signature.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All signatures, by ascending index.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + '_ {
-        (0..=u32::MAX).map_while(|index| self.get(SignatureIndex::new(index)))
-    }
-
-    /// No two are equal: whoever looks for a signature's trampoline has to find the one that there is.
+    /// No two are equal: the trampoline of a signature must be found by any of its indices.
     fn checked(self) -> Result<Self, ImageError> {
-        let mut sorted =
-            allocate::collect((0..self.ends.column().len()).map(|index| SignatureIndex::new(index as u32)))?;
+        let mut sorted = allocate::collect((0..self.len()).map(|index| SignatureIndex::new(index as u32)))?;
         sorted.sort_unstable_by_key(|&index| (self.get(index), index));
         match sorted.array_windows().find(|[a, b]| self.get(*a) == self.get(*b)) {
             Some(&[first, second]) => Err(ImageError::DuplicateSignature { first, second }),
             None => Ok(self),
         }
+    }
+}
+
+impl Entries for SignatureTable {
+    type Entry<'t> = &'t [u8];
+
+    fn count(&self) -> usize {
+        self.ends.column().len()
+    }
+
+    fn entry(&self, index: usize) -> Option<&[u8]> {
+        self.bytes.get(self.ends.range(index)?)
+    }
+}
+
+impl Table for SignatureTable {
+    const SECTIONS: &'static [Section] = &[SECTION];
+
+    fn read(file: &Lookup<'_>, _: &[u8]) -> Result<Self, ImageError> {
+        let Some(bytes) = file(SECTION) else {
+            return Ok(SignatureTable::default());
+        };
+        let mut reader = Reader::new(SECTION, bytes);
+        let [ends] = reader.columns()?;
+        let ends = Ends::new(SECTION, ends)?;
+        let bytes = reader.take(ends.total())?;
+        reader.end()?;
+        SignatureTable { ends, bytes: allocate::copy(bytes)? }.checked()
+    }
+
+    fn write<'t>(&'t self, file: &mut Encoded<'t>) -> Result<(), ImageError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        file.add(SECTION, encode(SECTION, &[self.ends.column()], &[&self.bytes])?)
     }
 }
 

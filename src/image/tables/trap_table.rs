@@ -3,12 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::columns::{encode, narrow};
+use super::columns::{Ascending, encode, narrow};
+use super::table::{Encoded, Entries, Lookup, Table, required};
 use crate::allocate;
 use crate::handler::trap_code::TrapCode;
 use crate::handler::traps as encoded;
 use crate::image::error::ImageError;
-use crate::image::names;
+use crate::image::section::Section;
+
+const SECTION: Section = Section::new(".trapline.traps", "the table of trap sites");
+/// What errors call an entry.
+const SITE: &str = "trap site";
 
 /// A sorted map from text offset to [`TrapCode`], in the bytes that an image stores.
 ///
@@ -29,7 +34,7 @@ use crate::image::names;
 /// assert_eq!(TrapTable::parse(table.as_bytes(), 16)?, table);
 /// # Ok::<(), trapline::image::ImageError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TrapTable {
     bytes: Arc<[u8]>,
 }
@@ -41,22 +46,22 @@ impl TrapTable {
     ///
     /// # Errors
     ///
-    /// [`ImageError::TrapsOutOfOrder`] for an offset below its predecessor or equal to it,
-    /// [`ImageError::TrapOutsideText`] for one not below `text_len`, [`ImageError::OffsetTooLarge`] for one that does not
+    /// [`ImageError::OutOfOrder`] for an offset below its predecessor or equal to it,
+    /// [`ImageError::OutsideText`] for one not below `text_len`, [`ImageError::OffsetTooLarge`] for one that does not
     /// fit in 32 bits.
     pub fn from_sorted(
         sites: impl IntoIterator<Item = (usize, TrapCode)>,
         text_len: usize,
     ) -> Result<TrapTable, ImageError> {
         let (mut offsets, mut codes) = (Vec::new(), Vec::new());
-        let mut order = Order::new(text_len);
+        let mut ascending = Ascending::new(SITE, text_len);
         for (offset, code) in sites {
-            let offset = narrow(names::TRAPS, offset)?;
-            order.next(offset)?;
+            let offset = narrow(SITE, offset)?;
+            ascending.next_at(offset)?;
             allocate::push(&mut offsets, offset)?;
             allocate::push(&mut codes, code.to_u8())?;
         }
-        let bytes = encode(names::TRAPS, &[&offsets], &[&codes])?;
+        let bytes = encode(SECTION, &[&offsets], &[&codes])?;
         Ok(TrapTable { bytes: allocate::arc_of_bytes(&bytes)? })
     }
 
@@ -67,21 +72,21 @@ impl TrapTable {
     /// # Errors
     ///
     /// [`ImageError::TableLength`] if `bytes` is not exactly as long as its count says,
-    /// [`ImageError::TrapsOutOfOrder`], [`ImageError::TrapOutsideText`], [`ImageError::UnknownTrapCode`].
+    /// [`ImageError::OutOfOrder`], [`ImageError::OutsideText`], [`ImageError::UnknownTrapCode`].
     pub fn parse(bytes: &[u8], text_len: usize) -> Result<TrapTable, ImageError> {
         let wrong_length =
-            |expected: u64| ImageError::TableLength { section: names::TRAPS, expected, found: bytes.len() as u64 };
+            |expected: u64| ImageError::TableLength { section: SECTION, expected, found: bytes.len() as u64 };
         let header = size_of::<u32>() as u64;
         let count = encoded::count(bytes).ok_or(wrong_length(header))?;
         let expected = header + count as u64 * 5;
         if bytes.len() as u64 != expected {
             return Err(wrong_length(expected));
         }
-        let mut order = Order::new(text_len);
+        let mut ascending = Ascending::new(SITE, text_len);
         for index in 0..count {
             let site = encoded::offset_at(bytes, index).zip(encoded::code_at(bytes, count, index));
             let (offset, code) = site.ok_or(wrong_length(expected))?;
-            order.next(offset)?;
+            ascending.next_at(offset)?;
             if TrapCode::from_u8(code).is_none() {
                 return Err(ImageError::UnknownTrapCode { offset: offset as usize, code });
             }
@@ -102,27 +107,6 @@ impl TrapTable {
         TrapCode::from_u8(encoded::search(&self.bytes, u32::try_from(offset).ok()?)?)
     }
 
-    /// The number of trap sites.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        encoded::count(&self.bytes).unwrap_or(0)
-    }
-
-    /// Whether no instruction of the text may trap.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All sites, by ascending offset.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, TrapCode)> + '_ {
-        let count = self.len();
-        (0..count).map_while(move |index| {
-            let code = encoded::code_at(&self.bytes, count, index)?;
-            Some((encoded::offset_at(&self.bytes, index)? as usize, TrapCode::from_u8(code)?))
-        })
-    }
-
     /// The encoded table: what [`TrapTable::parse`] takes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -130,33 +114,33 @@ impl TrapTable {
     }
 }
 
+impl Entries for TrapTable {
+    type Entry<'t> = (usize, TrapCode);
+
+    fn count(&self) -> usize {
+        encoded::count(&self.bytes).unwrap_or(0)
+    }
+
+    fn entry(&self, index: usize) -> Option<(usize, TrapCode)> {
+        let code = encoded::code_at(&self.bytes, self.count(), index)?;
+        Some((encoded::offset_at(&self.bytes, index)? as usize, TrapCode::from_u8(code)?))
+    }
+}
+
+impl Table for TrapTable {
+    const SECTIONS: &'static [Section] = &[SECTION];
+
+    fn read(file: &Lookup<'_>, text: &[u8]) -> Result<Self, ImageError> {
+        TrapTable::parse(required(file, SECTION)?, text.len())
+    }
+
+    fn write<'t>(&'t self, file: &mut Encoded<'t>) -> Result<(), ImageError> {
+        file.add(SECTION, self.as_bytes())
+    }
+}
+
 impl fmt::Debug for TrapTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
-    }
-}
-
-/// Checks offsets as they come: strictly ascending, inside the text.
-struct Order {
-    text_len: usize,
-    previous: Option<u32>,
-}
-
-impl Order {
-    fn new(text_len: usize) -> Self {
-        Order { text_len, previous: None }
-    }
-
-    fn next(&mut self, offset: u32) -> Result<(), ImageError> {
-        if let Some(previous) = self.previous
-            && offset <= previous
-        {
-            return Err(ImageError::TrapsOutOfOrder { previous: previous as usize, offset: offset as usize });
-        }
-        if offset as usize >= self.text_len {
-            return Err(ImageError::TrapOutsideText { offset: offset as usize, text_len: self.text_len });
-        }
-        self.previous = Some(offset);
-        Ok(())
     }
 }

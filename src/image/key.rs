@@ -1,9 +1,49 @@
-//! What a piece of compiled code is.
+//! What a piece of compiled code is, and the numbers that say which.
 
 use std::fmt;
 
-use super::index::{DefinedFunctionIndex, ModuleIndex, SignatureIndex};
-use crate::image::error::ImageError;
+macro_rules! index {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u32);
+
+        impl $name {
+            /// The index that is this number, counted from 0.
+            #[must_use]
+            pub const fn new(index: u32) -> Self {
+                $name(index)
+            }
+
+            /// The number.
+            #[must_use]
+            pub const fn as_u32(self) -> u32 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+index! {
+    /// Which module of an image.
+    ModuleIndex
+}
+
+index! {
+    /// Which of the functions that a module defines: imported functions do not count.
+    DefinedFunctionIndex
+}
+
+index! {
+    /// Which signature of an image's [`SignatureTable`](crate::image::SignatureTable).
+    SignatureIndex
+}
 
 /// What a compiled function is: a function of the guest, or one of the pieces of glue that a compiler adds.
 ///
@@ -71,8 +111,8 @@ impl FunctionKey {
         matches!(self, FunctionKey::Defined { .. })
     }
 
-    /// Space and index.
-    pub(super) fn encode(self) -> Result<(u32, u32), ImageError> {
+    /// Space and index, or `None` if the module's number does not fit.
+    pub(super) fn encode(self) -> Option<(u32, u32)> {
         let (kind, index) = match self {
             FunctionKey::Defined { function, .. } => (DEFINED, function.as_u32()),
             FunctionKey::HostToGuest { function, .. } => (HOST_TO_GUEST, function.as_u32()),
@@ -81,10 +121,7 @@ impl FunctionKey {
             FunctionKey::Adapter { index } => (ADAPTER, index),
         };
         let module = self.module().map_or(0, ModuleIndex::as_u32);
-        if module > MODULE_MASK {
-            return Err(ImageError::ModuleIndexTooLarge { key: self });
-        }
-        Ok((kind << MODULE_BITS | module, index))
+        (module <= MODULE_MASK).then_some((kind << MODULE_BITS | module, index))
     }
 
     /// The key that a space and an index stand for, or `None` if no key is stored like that.
