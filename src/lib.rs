@@ -61,8 +61,8 @@ mod sync;
 #[cfg(feature = "image")]
 pub use backtrace::Backtrace;
 #[cfg(feature = "image")]
-pub use handler::trap_code::{TrapCode, UserTrap};
 #[cfg(feature = "image")]
+pub use handler::trap_code::{TrapCode, UnknownTrapCode, UserTrap};
 pub use handler::walk::{BacktraceEnd, PcKind, Registers};
 #[cfg(feature = "guard")]
 pub use registry::Guard;

@@ -1,63 +1,98 @@
 //! Why guest code trapped, in one byte.
 
-use std::fmt;
+use core::error::Error;
+use core::fmt;
 
-/// What went wrong at a trap site.
-///
-/// The list is what WebAssembly engines and their kin agree on; whatever else an engine needs is a
-/// [`user`](TrapCode::user) code. Images store a code as one byte: the built-in codes grow from 0 upwards, user codes
-/// fill 64 and above, and what lies between is kept for later built-in codes.
-///
-/// # Signal safety
-///
-/// Everything but formatting is async-signal-safe: a value is two bytes, copied, and the conversions neither allocate
-/// nor panic.
-///
-/// # Examples
-///
-/// ```
-/// use trapline::TrapCode;
-///
-/// let code = TrapCode::IntegerDivisionByZero;
-/// assert_eq!(TrapCode::from_u8(code.to_u8()), Some(code));
-/// assert_eq!(code.to_string(), "integer division by zero");
-/// assert_eq!(TrapCode::from_u8(63), None);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum TrapCode {
-    /// The guest ran out of stack.
-    StackOverflow,
-    /// A load or store outside its linear memory.
-    MemoryOutOfBounds,
-    /// An atomic access to an address that is not a multiple of its size.
-    HeapMisaligned,
-    /// An access outside its table.
-    TableOutOfBounds,
-    /// An indirect call through an empty table slot.
-    IndirectCallToNull,
-    /// An indirect call to a function of another signature.
-    BadSignature,
-    /// An integer result that does not fit, as of the smallest number divided by -1.
-    IntegerOverflow,
-    /// An integer divided by zero.
-    IntegerDivisionByZero,
-    /// A floating-point number without an integer of the wanted type.
-    BadConversionToInteger,
-    /// Code that its author declared unreachable.
-    Unreachable,
-    /// The host asked the guest to stop.
-    Interrupt,
-    /// The guest used up the fuel that it was given.
-    OutOfFuel,
-    /// A null reference where an object was needed.
-    NullReference,
-    /// An access outside its array.
-    ArrayOutOfBounds,
-    /// A reference that is not of the type it was cast to.
-    CastFailure,
-    /// A code that means something to the embedder alone. Made by [`TrapCode::user`].
-    User(UserTrap),
+/// Declares [`TrapCode`], everything about a built-in code from its one line.
+macro_rules! trap_codes {
+    ($($name:ident = $byte:literal, $words:literal, $doc:literal;)*) => {
+        /// What went wrong at a trap site.
+        ///
+        /// The list is what WebAssembly engines and their kin agree on; whatever else an engine needs is a
+        /// [`user`](TrapCode::user) code. Images store a code as one byte: the built-in codes grow from 0 upwards, user
+        /// codes fill 64 and above, and the bytes between are reserved for later built-in codes.
+        ///
+        /// # Signal safety
+        ///
+        /// Async-signal-safe, except for formatting.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// use trapline::TrapCode;
+        ///
+        /// let code = TrapCode::IntegerDivisionByZero;
+        /// assert_eq!(TrapCode::from_u8(code.to_u8()), Some(code));
+        /// assert_eq!(code.to_string(), "integer division by zero");
+        /// assert_eq!(TrapCode::try_from(63).unwrap_err().to_string(), "no trap code is stored as 63");
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum TrapCode {
+            $(#[doc = $doc] $name,)*
+            /// A code that means something to the embedder alone. Made by [`TrapCode::user`].
+            User(UserTrap),
+        }
+
+        impl TrapCode {
+            /// Every built-in code, in the order of their encodings, which start at 0.
+            pub const BUILT_IN: [TrapCode; [$($byte),*].len()] = [$(TrapCode::$name),*];
+
+            /// The byte that stands for this code in an image.
+            ///
+            /// # Signal safety
+            ///
+            /// Async-signal-safe.
+            #[must_use]
+            pub const fn to_u8(self) -> u8 {
+                match self {
+                    $(TrapCode::$name => $byte,)*
+                    // A `UserTrap` is below `COUNT`, so the sum fits; `wrapping` only keeps a panic out of the
+                    // handler's code.
+                    TrapCode::User(user) => FIRST_USER.wrapping_add(user.0),
+                }
+            }
+
+            /// The code that `byte` stands for, or `None` if it has no meaning to this version of the crate.
+            ///
+            /// # Signal safety
+            ///
+            /// Async-signal-safe.
+            #[must_use]
+            pub const fn from_u8(byte: u8) -> Option<TrapCode> {
+                match byte {
+                    $($byte => Some(TrapCode::$name),)*
+                    FIRST_USER.. => Some(TrapCode::User(UserTrap(byte.wrapping_sub(FIRST_USER)))),
+                    _ => None,
+                }
+            }
+
+            const fn words(self) -> &'static str {
+                match self {
+                    $(TrapCode::$name => $words,)*
+                    TrapCode::User(_) => "user-defined trap",
+                }
+            }
+        }
+    };
+}
+trap_codes! {
+    // To add a code, add a line: its name, the next byte, what it prints as, and its documentation.
+    StackOverflow = 0, "stack overflow", "The guest ran out of stack.";
+    MemoryOutOfBounds = 1, "memory access out of bounds", "A load or store outside its linear memory.";
+    HeapMisaligned = 2, "misaligned atomic memory access", "An atomic access to an address that is not a multiple of its size.";
+    TableOutOfBounds = 3, "table access out of bounds", "An access outside its table.";
+    IndirectCallToNull = 4, "indirect call to null", "An indirect call through an empty table slot.";
+    BadSignature = 5, "indirect call to a function of another signature", "An indirect call to a function of another signature.";
+    IntegerOverflow = 6, "integer overflow", "An integer result that does not fit, as of the smallest number divided by -1.";
+    IntegerDivisionByZero = 7, "integer division by zero", "An integer divided by zero.";
+    BadConversionToInteger = 8, "number has no integer of the wanted type", "A floating-point number without an integer of the wanted type.";
+    Unreachable = 9, "unreachable code reached", "Code that its author declared unreachable.";
+    Interrupt = 10, "interrupted by the host", "The host asked the guest to stop.";
+    OutOfFuel = 11, "out of fuel", "The guest used up the fuel that it was given.";
+    NullReference = 12, "null reference", "A null reference where an object was needed.";
+    ArrayOutOfBounds = 13, "array access out of bounds", "An access outside its array.";
+    CastFailure = 14, "reference cast to a type it does not have", "A reference that is not of the type it was cast to.";
 }
 
 /// The number of a user-defined trap, `0..UserTrap::COUNT`.
@@ -95,25 +130,6 @@ impl UserTrap {
 }
 
 impl TrapCode {
-    /// Every built-in code, in the order of their encodings, which start at 0.
-    pub const BUILT_IN: [TrapCode; 15] = [
-        TrapCode::StackOverflow,
-        TrapCode::MemoryOutOfBounds,
-        TrapCode::HeapMisaligned,
-        TrapCode::TableOutOfBounds,
-        TrapCode::IndirectCallToNull,
-        TrapCode::BadSignature,
-        TrapCode::IntegerOverflow,
-        TrapCode::IntegerDivisionByZero,
-        TrapCode::BadConversionToInteger,
-        TrapCode::Unreachable,
-        TrapCode::Interrupt,
-        TrapCode::OutOfFuel,
-        TrapCode::NullReference,
-        TrapCode::ArrayOutOfBounds,
-        TrapCode::CastFailure,
-    ];
-
     /// User-defined code `number`, or `None` from [`UserTrap::COUNT`] (192) on.
     ///
     /// # Signal safety
@@ -136,90 +152,41 @@ impl TrapCode {
             None => None,
         }
     }
-
-    /// The byte that stands for this code in an image.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub const fn to_u8(self) -> u8 {
-        match self {
-            TrapCode::StackOverflow => 0,
-            TrapCode::MemoryOutOfBounds => 1,
-            TrapCode::HeapMisaligned => 2,
-            TrapCode::TableOutOfBounds => 3,
-            TrapCode::IndirectCallToNull => 4,
-            TrapCode::BadSignature => 5,
-            TrapCode::IntegerOverflow => 6,
-            TrapCode::IntegerDivisionByZero => 7,
-            TrapCode::BadConversionToInteger => 8,
-            TrapCode::Unreachable => 9,
-            TrapCode::Interrupt => 10,
-            TrapCode::OutOfFuel => 11,
-            TrapCode::NullReference => 12,
-            TrapCode::ArrayOutOfBounds => 13,
-            TrapCode::CastFailure => 14,
-            // A `UserTrap` is below `COUNT`, so the sum fits; `wrapping` only keeps a panic out of the handler's code.
-            TrapCode::User(user) => FIRST_USER.wrapping_add(user.0),
-        }
-    }
-
-    /// The code that `byte` stands for, or `None` for a byte that no version of this crate has given a meaning.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub const fn from_u8(byte: u8) -> Option<TrapCode> {
-        Some(match byte {
-            0 => TrapCode::StackOverflow,
-            1 => TrapCode::MemoryOutOfBounds,
-            2 => TrapCode::HeapMisaligned,
-            3 => TrapCode::TableOutOfBounds,
-            4 => TrapCode::IndirectCallToNull,
-            5 => TrapCode::BadSignature,
-            6 => TrapCode::IntegerOverflow,
-            7 => TrapCode::IntegerDivisionByZero,
-            8 => TrapCode::BadConversionToInteger,
-            9 => TrapCode::Unreachable,
-            10 => TrapCode::Interrupt,
-            11 => TrapCode::OutOfFuel,
-            12 => TrapCode::NullReference,
-            13 => TrapCode::ArrayOutOfBounds,
-            14 => TrapCode::CastFailure,
-            15..FIRST_USER => return None,
-            FIRST_USER.. => TrapCode::User(UserTrap(byte.wrapping_sub(FIRST_USER))),
-        })
-    }
 }
 
 impl fmt::Display for TrapCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TrapCode::StackOverflow => "stack overflow",
-            TrapCode::MemoryOutOfBounds => "memory access out of bounds",
-            TrapCode::HeapMisaligned => "misaligned atomic memory access",
-            TrapCode::TableOutOfBounds => "table access out of bounds",
-            TrapCode::IndirectCallToNull => "indirect call to null",
-            TrapCode::BadSignature => "indirect call to a function of another signature",
-            TrapCode::IntegerOverflow => "integer overflow",
-            TrapCode::IntegerDivisionByZero => "integer division by zero",
-            TrapCode::BadConversionToInteger => "number has no integer of the wanted type",
-            TrapCode::Unreachable => "unreachable code reached",
-            TrapCode::Interrupt => "interrupted by the host",
-            TrapCode::OutOfFuel => "out of fuel",
-            TrapCode::NullReference => "null reference",
-            TrapCode::ArrayOutOfBounds => "array access out of bounds",
-            TrapCode::CastFailure => "reference cast to a type it does not have",
-            TrapCode::User(user) => return write!(f, "user-defined trap {}", user.0),
-        })
+        f.write_str(self.words())?;
+        match self {
+            TrapCode::User(user) => write!(f, " {}", user.0),
+            _ => Ok(()),
+        }
     }
 }
 
+/// A byte that no [`TrapCode`] is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UnknownTrapCode(pub u8);
+
+impl TryFrom<u8> for TrapCode {
+    type Error = UnknownTrapCode;
+
+    fn try_from(byte: u8) -> Result<TrapCode, UnknownTrapCode> {
+        TrapCode::from_u8(byte).ok_or(UnknownTrapCode(byte))
+    }
+}
+
+impl fmt::Display for UnknownTrapCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no trap code is stored as {}", self.0)
+    }
+}
+
+impl Error for UnknownTrapCode {}
+
 #[cfg(test)]
 mod tests {
-    use super::{TrapCode, UserTrap};
+    use super::{TrapCode, UnknownTrapCode, UserTrap};
 
     #[test]
     fn every_code_has_one_byte_and_every_meaningful_byte_one_code() {
@@ -233,8 +200,9 @@ mod tests {
         let meaningful = (0..=u8::MAX).filter_map(TrapCode::from_u8).count();
         assert_eq!(meaningful, TrapCode::BUILT_IN.len() + usize::from(UserTrap::COUNT));
         for byte in 0..=u8::MAX {
-            if let Some(code) = TrapCode::from_u8(byte) {
-                assert_eq!(code.to_u8(), byte);
+            match TrapCode::try_from(byte) {
+                Ok(code) => assert_eq!(code.to_u8(), byte),
+                Err(error) => assert_eq!(error, UnknownTrapCode(byte)),
             }
         }
     }

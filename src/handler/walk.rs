@@ -17,6 +17,7 @@
 //! - Only the return address into registered code makes a frame. The walk does not go through others: what host code
 //!   does with its frame pointer is its own business.
 
+use core::fmt;
 use core::ops::Range;
 
 const WORD: usize = size_of::<usize>();
@@ -24,22 +25,35 @@ const WORD: usize = size_of::<usize>();
 /// What the program counter of a frame says about where the frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PcKind {
-    /// The address of the instruction that faulted, or that was interrupted and did not run yet.
+    /// The address of the instruction that trapped, or was about to run when a signal arrived.
     Interrupted,
-    /// The address that a call returns to. It is not part of the call, and may not even belong to the same function.
+    /// The address that a call returns to: past the call, and perhaps past the end of the function that made it.
     ReturnAddress,
 }
 
 impl PcKind {
     /// An address inside the instruction that the frame is executing: what to look up.
     ///
-    /// For a return address, its call's last byte.
+    /// For a return address, the last byte of its call.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     #[must_use]
     pub const fn instruction(self, pc: usize) -> usize {
         match self {
             PcKind::Interrupted => pc,
             PcKind::ReturnAddress => pc.wrapping_sub(1),
         }
+    }
+}
+
+impl fmt::Display for PcKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PcKind::Interrupted => "interrupted instruction",
+            PcKind::ReturnAddress => "return address",
+        })
     }
 }
 
@@ -64,8 +78,31 @@ pub enum BacktraceEnd {
     NoActivation,
 }
 
+impl fmt::Display for BacktraceEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BacktraceEnd::NotTaken => "nothing was collected",
+            BacktraceEnd::Complete => "these are all guest frames",
+            BacktraceEnd::HostFrame => "the next frame is host code",
+            BacktraceEnd::Corrupt => "the next frame pointer is not one",
+            BacktraceEnd::Full => "the buffer is full",
+            BacktraceEnd::NoActivation => "the guest code was not entered through an activation",
+        })
+    }
+}
+
 /// The registers that a walk starts from, of the interrupted function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// # Examples
+///
+/// ```
+/// use trapline::Registers;
+///
+/// let registers = Registers::new(0x7000, 0x1f00, 0x1f80);
+/// assert_eq!((registers.pc, registers.sp, registers.fp), (0x7000, 0x1f00, 0x1f80));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Registers {
     /// The program counter.
     pub pc: usize,
@@ -73,6 +110,18 @@ pub struct Registers {
     pub sp: usize,
     /// The frame pointer: `rbp` on x86-64, `x29` on AArch64.
     pub fp: usize,
+}
+
+impl Registers {
+    /// The registers of an interrupted function: program counter, stack pointer, frame pointer.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn new(pc: usize, sp: usize, fp: usize) -> Self {
+        Registers { pc, sp, fp }
+    }
 }
 
 /// A buffer of program counters. Unsized, `Trace<[usize]>`, it serves buffers of all lengths.

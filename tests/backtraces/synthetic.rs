@@ -177,15 +177,15 @@ proptest! {
         let page = stack.range();
         let words: Vec<_> = words.iter().map(|word| word.at(&page, &code)).collect();
         stack.fill(&words);
-        let frame = Registers { pc: code.start + 5, sp: page.start + sp, fp: fp.at(&page, &code) };
+        let frame = Registers::new(code.start + 5, page.start + sp, fp.at(&page, &code));
         let entry = page.start + entry;
         compare::<512>(&words, &stack, &code, frame, entry);
         compare::<5>(&words, &stack, &code, frame, entry);
         compare::<0>(&words, &stack, &code, frame, entry);
-        compare::<512>(&words, &stack, &code, Registers { pc: pc.at(&page, &code), ..frame }, entry);
+        compare::<512>(&words, &stack, &code, Registers::new(pc.at(&page, &code), frame.sp, frame.fp), entry);
         // Every frame pointer near the bounds.
         for fp in (page.start - 24..page.start + 24).chain(page.end - 24..page.end + 24) {
-            compare::<512>(&words, &stack, &code, Registers { fp, ..frame }, entry);
+            compare::<512>(&words, &stack, &code, Registers::new(frame.pc, frame.sp, fp), entry);
         }
     }
 }
@@ -197,7 +197,7 @@ fn a_stack_full_of_records_is_walked_to_its_end() {
     let page = stack.range();
     let words: Vec<_> = (0..WORDS / 2).flat_map(|index| [page.start + 16 * (index + 1), code.start + 9]).collect();
     stack.fill(&words);
-    let frame = Registers { pc: code.start, sp: page.start, fp: page.start };
+    let frame = Registers::new(code.start, page.start, page.start);
     assert_eq!(compare::<512>(&words, &stack, &code, frame, page.end), 1 + WORDS / 2);
 }
 
@@ -211,7 +211,7 @@ fn a_frame_pointer_that_points_at_itself_or_back_ends_the_walk() {
             .flat_map(|index| [(page.start + 16 * index).wrapping_add_signed(step), code.start + 9])
             .collect();
         stack.fill(&words);
-        let frame = Registers { pc: code.start, sp: page.start, fp: page.start + 256 };
+        let frame = Registers::new(code.start, page.start, page.start + 256);
         assert_eq!(compare::<512>(&words, &stack, &code, frame, page.end), 2, "{step}");
     }
 }

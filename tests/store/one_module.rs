@@ -115,7 +115,7 @@ fn a_resolved_backtrace_names_calls_by_their_return_addresses() {
     let mut stack = [0_usize; 6];
     let start = (&raw const stack).expose_provenance();
     stack[..4].copy_from_slice(&[start + 16, end_of_first, start + 32, 1]);
-    let frame = Registers { pc: base + second.start, sp: start, fp: start };
+    let frame = Registers::new(base + second.start, start, start);
     let mut backtrace: Backtrace = Backtrace::new();
     // SAFETY: the array is readable, and nobody writes to it.
     unsafe { backtrace.walk(frame, start + size_of_val(&stack)) };
