@@ -31,7 +31,7 @@ fn compile(source: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     flags.set("preserve_frame_pointers", "true")?; // backtraces follow them
     let isa = cranelift_native::builder()?.finish(settings::Flags::new(flags))?;
     let (mut image, mut text, mut starts, mut calls) = (ImageBuilder::new(), Vec::new(), HashMap::new(), Vec::new());
-    image.module(ModuleDescription { name: Some("demo".into()), ..Default::default() });
+    image.module(ModuleDescription::new().name("demo"));
     for function in cranelift_reader::parse_functions(source)? {
         let name = function.name.to_string();
         let mut context = Context::for_function(function);

@@ -38,7 +38,6 @@ compile_error!("trapline counts its publications in 64-bit atomics, and this tar
 
 #[cfg(feature = "image")]
 mod allocate;
-#[cfg(feature = "image")]
 mod backtrace;
 #[cfg(feature = "image")]
 mod counted;
@@ -58,10 +57,7 @@ pub mod signal;
 pub mod store;
 mod sync;
 
-#[cfg(feature = "image")]
 pub use backtrace::Backtrace;
-#[cfg(feature = "image")]
-#[cfg(feature = "image")]
 pub use handler::trap_code::{TrapCode, UnknownTrapCode, UserTrap};
 pub use handler::walk::{BacktraceEnd, PcKind, Registers};
 #[cfg(feature = "guard")]

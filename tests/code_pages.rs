@@ -8,7 +8,6 @@ mod common;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{Error, ErrorKind};
-use std::mem;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -40,7 +39,7 @@ fn image() -> Vec<u8> {
 
 fn call(code: &Image) -> i32 {
     // SAFETY: the text begins with a whole function of this type, and `code` outlives the call.
-    let function: extern "C" fn() -> i32 = unsafe { mem::transmute(code.text().as_ptr()) };
+    let function: extern "C" fn() -> i32 = unsafe { code.entry(0) }.unwrap();
     function()
 }
 

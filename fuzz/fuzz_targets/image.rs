@@ -35,8 +35,8 @@ static ORIGINAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
         .compiled(10..12, FunctionKey::GuestToHost { signature: SignatureIndex::new(1) }, None)
         .compiled(12..16, FunctionKey::Builtin { index: 5 }, None)
         .function(16..48, Some("last"))
-        .module(ModuleDescription { name: Some("main".into()), imported_functions: 3, ..Default::default() })
-        .module(ModuleDescription { debug_info_from_environment: true, ..Default::default() })
+        .module(ModuleDescription::new().name("main").imported_functions(3))
+        .module(ModuleDescription::new().debug_info_from_environment(true))
         .signature(*b"i32")
         .signature([])
         .address(0, Some(70))
@@ -159,12 +159,12 @@ fn rebuild(image: &Unpublished) -> Vec<u8> {
         builder.compiled(function.range(), function.key(), function.name());
     }
     for module in image.modules().iter() {
-        builder.module(ModuleDescription {
-            name: module.name().map(str::to_owned),
-            imported_functions: module.imported_functions(),
-            unparsed_debug_info: module.has_unparsed_debug_info(),
-            debug_info_from_environment: module.debug_info_depends_on_environment(),
-        });
+        let description = ModuleDescription::new()
+            .name(module.name().unwrap_or_default())
+            .imported_functions(module.imported_functions())
+            .unparsed_debug_info(module.has_unparsed_debug_info())
+            .debug_info_from_environment(module.debug_info_depends_on_environment());
+        builder.module(description);
     }
     for signature in image.signatures().iter() {
         builder.signature(signature);

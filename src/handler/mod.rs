@@ -26,9 +26,7 @@
 pub(crate) mod gate;
 pub(crate) mod node;
 pub(crate) mod search;
-#[cfg(feature = "image")]
 pub(crate) mod trap_code;
 #[cfg(feature = "image")]
 pub(crate) mod traps;
-#[cfg(feature = "image")]
 pub(crate) mod walk;

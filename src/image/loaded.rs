@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::ops::{Deref, Range};
 
 use memmap2::MmapOptions;
@@ -139,13 +140,61 @@ impl Image {
         range.start.expose_provenance()..range.end.addr()
     }
 
+    /// The code at `offset` bytes into the text as a function pointer of type `F`, or `None` if it is not in the text.
+    ///
+    /// # Panics
+    ///
+    /// Does not compile if `F` is not as large as a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `F` is a type of function pointers: `unsafe extern "C" fn(u64) -> u64`, say. Getting one calls nothing; these are
+    /// what its callers rely on, and what the author of the code and of this call vouches for:
+    ///
+    /// - A function of that type begins at `offset`: same parameters, same result, same calling convention, made for the
+    ///   features of this processor. That is true of the offset of a function in [`functions`](Tables::functions) if
+    ///   the compiler that made the image says so; nothing in the image can tell.
+    /// - The image is not dropped while any thread is inside the function: hold an [`Arc`](std::sync::Arc) of it. `F` is
+    ///   `Copy` and has no lifetime.
+    /// - The function keeps to the rules of the host: it does not unwind into callers, and touches only memory it was
+    ///   given. If `F` is not an `unsafe fn`, that holds for all arguments.
+    /// - If the function may trap, it is called below
+    ///   [`signal::catch_trap`](crate::signal::catch_trap), or under a handler of the embedder's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trapline::image::{Image, ImageBuilder};
+    ///
+    /// // What `extern "C" fn() -> u32 { 42 }` compiles to.
+    /// let text = if cfg!(target_arch = "x86_64") {
+    ///     [0xb8, 0x2a, 0, 0, 0, 0xc3, 0, 0] // mov eax, 42; ret
+    /// } else {
+    ///     [0x40, 0x05, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6] // mov w0, #42; ret
+    /// };
+    /// let image = Image::parse(&ImageBuilder::new().text(text).finish()?)?.publish()?;
+    /// // SAFETY: the text is that function, takes no arguments, and the image outlives the call.
+    /// let answer = unsafe { image.entry::<extern "C" fn() -> u32>(0) }.unwrap();
+    /// assert_eq!(answer(), 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub unsafe fn entry<F: Copy>(&self, offset: usize) -> Option<F> {
+        const { assert!(size_of::<F>() == size_of::<*const u8>(), "a function pointer is as large as a pointer") };
+        let code: *const u8 = self.text().get(offset)?;
+        code.expose_provenance();
+        // SAFETY: as large as a pointer, by the assertion. It is not null, and that it points at a function of this type
+        // our caller vouches for.
+        Some(unsafe { mem::transmute_copy::<*const u8, F>(&code) })
+    }
+
     /// Why the instruction at `offset` bytes into the text traps, if it is a trap site.
     ///
     /// O(log n).
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe: a binary search on the heap, without lock, allocation or panic.
+    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn trap_code(&self, offset: usize) -> Option<TrapCode> {

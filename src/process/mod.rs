@@ -7,6 +7,7 @@
 //! handlers of one's own.
 
 mod registered_text;
+mod symbol;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::memory::leftover;
 use crate::registry::Snapshot;
 use crate::registry::{self, CodeId, CodeRegistry, Found, RegisterError, Stats, UnregisterError, Unregistered, View};
 pub use registered_text::RegisteredText;
+pub use symbol::{Symbol, symbolize};
 
 /// Constant-initialised: a handler may be the first caller ever.
 static CODE: CodeRegistry<RegisteredText> = CodeRegistry::new();

@@ -20,7 +20,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context as CodegenContext, FinalizedRelocTarget};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use std::ffi::c_void;
-use std::mem::{self, offset_of};
+use std::mem::offset_of;
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
@@ -105,9 +105,9 @@ impl Guest {
     }
 
     pub fn main(&self) -> unsafe extern "C" fn(*mut c_void) {
-        let start = self.functions[MAIN].range.start;
-        // SAFETY: an address is an address; calling it is the caller's responsibility.
-        unsafe { mem::transmute::<usize, unsafe extern "C" fn(*mut c_void)>(start) }
+        let offset = self.functions[MAIN].range.start - self.image.text_range().start;
+        // SAFETY: `main` was compiled as such a function; calling it is the caller's responsibility.
+        unsafe { self.image.entry(offset) }.unwrap()
     }
 
     /// The function at depth `level` below `main`: `a` at 0.

@@ -12,6 +12,7 @@ mod guest;
 mod nested;
 mod overflow;
 mod samples;
+mod symbols;
 mod synthetic;
 
 use guest::{Context, Guest};

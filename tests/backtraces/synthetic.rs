@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 use trapline::image::{Image, ImageBuilder};
-use trapline::{Backtrace, BacktraceEnd, PcKind, Registers, process};
+use trapline::{Backtrace, BacktraceEnd, CodeRegistry, PcKind, Registers, process};
 
 const PAGE: usize = 4096;
 const WORDS: usize = PAGE / 8;
@@ -157,6 +157,13 @@ fn compare<const N: usize>(
     let (found, end) = naive(words, &stack.range(), code, frame, entry, N);
     assert_eq!((crate::pcs(&backtrace), backtrace.end()), (found, end));
     crate::assert_kinds(&backtrace, PcKind::Interrupted);
+    // In a registry of one's own.
+    let own = CodeRegistry::new();
+    let _registration = own.register(code.clone(), Arc::new(())).unwrap();
+    let mut walked_in = Backtrace::<N>::new();
+    // SAFETY: `frame.sp..entry` lies within the page, or is empty.
+    own.view(|view| unsafe { walked_in.walk_in(view, frame, entry) });
+    assert_eq!((crate::pcs(&walked_in), walked_in.end()), (crate::pcs(&backtrace), backtrace.end()));
     assert!(backtrace.len() <= 1 + entry.saturating_sub(frame.sp) / 16);
     backtrace.len()
 }

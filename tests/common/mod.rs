@@ -42,8 +42,8 @@ pub fn load(text: &[u8], traps: &[(usize, TrapCode)]) -> Loaded {
 impl Loaded {
     /// The function at the start of the text.
     pub fn guest(&self) -> Guest {
-        // SAFETY: an address is an address; calling it is the caller's responsibility.
-        unsafe { mem::transmute::<usize, Guest>(self.start) }
+        // SAFETY: calling it is the caller's responsibility.
+        unsafe { self.image.entry(0) }.unwrap()
     }
 
     /// Hides the code from lookups and keeps it executable.

@@ -126,7 +126,7 @@ fn keys_that_name_what_is_not_there_are_refused_by_the_builder() {
     assert_error!(one(out_of_guest(1)).signature([]).finish(), Err(ImageError::NoSuchSignature { .. }));
     assert!(one(out_of_guest(0)).signature([]).finish().is_ok());
     assert_error!(one(defined(1 << 24, 0)).finish(), Err(ImageError::ModuleIndexTooLarge { .. }));
-    let importing = |imported_functions| ModuleDescription { imported_functions, ..ModuleDescription::default() };
+    let importing = |count| ModuleDescription::new().imported_functions(count);
     assert!(one(defined(0, 5)).module(importing(u32::MAX - 5)).finish().is_ok());
     for key in [defined(0, 5), into_guest(0, 5)] {
         assert_error!(

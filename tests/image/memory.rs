@@ -98,7 +98,7 @@ fn published_text_runs() {
     unpublished.text_mut()[number] = with_42;
     let code = unpublished.publish().unwrap();
     // SAFETY: the text is a whole function of this type, and `code` outlives the call.
-    let answer: extern "C" fn() -> i32 = unsafe { std::mem::transmute(code.text().as_ptr()) };
+    let answer: extern "C" fn() -> i32 = unsafe { code.entry(0) }.unwrap();
     assert_eq!(answer(), 42);
 }
 

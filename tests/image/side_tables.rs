@@ -282,9 +282,9 @@ proptest! {
             image.compiled(0..split, defined(modules.len() as u32 - 1, 1), None);
             image.compiled(split..200, defined(0, 0), None);
         }
-        for (name, imported_functions, unparsed_debug_info, debug_info_from_environment) in modules.clone() {
-            let imported_functions = imported_functions.into();
-            image.module(ModuleDescription { name, imported_functions, unparsed_debug_info, debug_info_from_environment });
+        for (name, imports, unparsed, environment) in modules.clone() {
+            let module = ModuleDescription::new().name(name.unwrap_or_default()).imported_functions(imports.into());
+            image.module(module.unparsed_debug_info(unparsed).debug_info_from_environment(environment));
         }
         // In the order in which they are given, not in their own.
         let signatures: Vec<_> = signatures.into_iter().rev().collect();

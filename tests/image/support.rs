@@ -37,13 +37,8 @@ pub fn small() -> ImageBuilder {
         .compiled(0..10, defined(1, 2), Some("first"))
         .compiled(10..12, out_of_guest(1), None)
         .compiled(16..48, defined(0, 0), Some("last"))
-        .module(ModuleDescription {
-            name: Some("main".into()),
-            imported_functions: 3,
-            unparsed_debug_info: true,
-            debug_info_from_environment: false,
-        })
-        .module(ModuleDescription { debug_info_from_environment: true, ..ModuleDescription::default() })
+        .module(ModuleDescription::new().name("main").imported_functions(3).unparsed_debug_info(true))
+        .module(ModuleDescription::new().debug_info_from_environment(true))
         .signature(*b"i32")
         .signature([])
         .address(0, Some(70))

@@ -192,5 +192,5 @@ pub fn load(engine: &Engine, image: &[u8]) -> EngineCode {
 
 /// A module of that name.
 pub fn named(name: &str) -> ModuleDescription {
-    ModuleDescription { name: Some(name.to_owned()), ..ModuleDescription::default() }
+    ModuleDescription::new().name(name)
 }

@@ -187,10 +187,11 @@ impl Blueprint {
 }
 
 fn description(random: &mut Random) -> ModuleDescription {
-    ModuleDescription {
-        name: random.once_in(2).then(|| format!("m{}", random.below(1_000))),
-        imported_functions: random.below(5) as u32,
-        unparsed_debug_info: random.once_in(2),
-        debug_info_from_environment: random.once_in(2),
+    let name = random.once_in(2).then(|| format!("m{}", random.below(1_000)));
+    let module = ModuleDescription::new().imported_functions(random.below(5) as u32);
+    let module = module.unparsed_debug_info(random.once_in(2)).debug_info_from_environment(random.once_in(2));
+    match name {
+        Some(name) => module.name(name),
+        None => module,
     }
 }

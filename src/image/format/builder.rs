@@ -33,7 +33,7 @@ use crate::image::tables::{
 ///     .finish()?;
 /// let code = Image::parse_verified(&file)?.publish()?;
 /// assert_eq!(code.trap_code(0), Some(TrapCode::Unreachable));
-/// assert_eq!(code.function_by_offset(2).unwrap().name(), Some("stop"));
+/// assert_eq!(code.functions().by_offset(2).unwrap().name(), Some("stop"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]

@@ -39,9 +39,19 @@ pub struct ModuleInfo<'a> {
 
 /// What [`ImageBuilder::module`](crate::image::ImageBuilder::module) is told about a module. The default is one without a
 /// name, imports or debug information.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// # Examples
+///
+/// ```
+/// use trapline::image::ModuleDescription;
+///
+/// let module = ModuleDescription::new().name("main").imported_functions(3);
+/// assert_eq!(module.name.as_deref(), Some("main"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ModuleDescription {
-    /// The module's name. An empty one is none.
+    /// The module's name. An empty name counts as no name.
     pub name: Option<String>,
     /// How many functions the module imports. Their indices come before those of its own.
     pub imported_functions: u32,
@@ -49,6 +59,42 @@ pub struct ModuleDescription {
     pub unparsed_debug_info: bool,
     /// Whether the environment that the program runs in decides if debug information is parsed.
     pub debug_info_from_environment: bool,
+}
+
+impl ModuleDescription {
+    /// A module without a name, imports or debug information.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the module's name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets how many functions the module imports.
+    #[must_use]
+    pub fn imported_functions(mut self, count: u32) -> Self {
+        self.imported_functions = count;
+        self
+    }
+
+    /// Sets whether the module came with debug information that was not parsed.
+    #[must_use]
+    pub fn unparsed_debug_info(mut self, unparsed: bool) -> Self {
+        self.unparsed_debug_info = unparsed;
+        self
+    }
+
+    /// Sets whether the environment that the program runs in decides if debug information is parsed.
+    #[must_use]
+    pub fn debug_info_from_environment(mut self, depends: bool) -> Self {
+        self.debug_info_from_environment = depends;
+        self
+    }
 }
 
 const UNPARSED_DEBUG_INFO: u32 = 1 << 0;
