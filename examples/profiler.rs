@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --example profiler` (Linux on x86-64 and AArch64)
 
+use std::cmp::Reverse;
 use std::error::Error;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{collections::HashMap, io, mem, ptr};
 use trapline::image::{Image, ImageBuilder};
-use trapline::process;
-use trapline::{Backtrace, signal};
+use trapline::process::{register, symbolize};
+use trapline::{Backtrace, PcKind, signal};
 
 const ROOM: usize = 1 << 16;
 /// The sampled addresses. A handler cannot grow a vector.
@@ -30,20 +31,17 @@ extern "C" fn on_sigprof(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void
 
 /// `fn(rounds)`, a loop of the given number of instructions, and one more.
 fn spin(instructions: usize) -> Vec<u8> {
-    let mut code: Vec<u8>;
+    let back = -(instructions as i32 - 1);
     if cfg!(target_arch = "aarch64") {
-        code = 0xd503_201f_u32.to_le_bytes().repeat(instructions - 2); // nop
-        code.extend(0xf100_0400_u32.to_le_bytes()); // subs x0, x0, 1
-        let back = (1 - instructions as i32) as u32 & 0x7_ffff;
-        code.extend((0x5400_0001 | back << 5).to_le_bytes()); // b.ne to the start
-        code.extend(0xd65f_03c0_u32.to_le_bytes()); // ret
+        // nop, ..., subs x0, x0, 1; b.ne to the start; ret
+        let mut code = vec![0xd503_201f; instructions - 2];
+        code.extend([0xf100_0400, 0x5400_0001 | (back as u32 & 0x7_ffff) << 5, 0xd65f_03c0_u32]);
+        code.iter().flat_map(|word| word.to_le_bytes()).collect()
     } else {
-        code = vec![0x90; instructions - 2]; // nop
-        code.extend([0x48, 0xff, 0xcf, 0x0f, 0x85]); // dec rdi; jnz to the start
-        code.extend((-(code.len() as i32 + 4)).to_le_bytes());
-        code.push(0xc3); // ret
+        // nop, ..., dec rdi; jnz to the start; ret
+        let jump = [[0x0f, 0x85].as_slice(), &(back - 8).to_le_bytes()].concat();
+        [&vec![0x90; instructions - 2], [0x48, 0xff, 0xcf].as_slice(), &jump, &[0xc3]].concat()
     }
-    code
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -55,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         text.resize(text.len().next_multiple_of(16), 0);
     }
     let image = Arc::new(Image::parse(&builder.text(text).finish()?)?.publish()?);
-    let _registered = process::register(image.clone())?;
+    let _registered = register(image.clone())?;
 
     // SAFETY: the handler is of the type that SA_SIGINFO asks for; a zeroed action has no other flags.
     unsafe {
@@ -83,12 +81,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let taken = TAKEN.load(Relaxed).min(ROOM);
     for pc in SAMPLES[..taken].iter().map(|slot| slot.load(Relaxed)) {
         // Names are looked up in ordinary code, while the image is registered.
-        let Some((text, offset)) = process::get_owned(pc) else { continue };
-        let function = text.image().functions().by_offset(offset);
-        *counts.entry(function.and_then(|function| function.name()).unwrap_or("?").into()).or_default() += 1;
+        let symbol = symbolize(pc, PcKind::Interrupted).ok_or("not registered any more")?;
+        *counts.entry(symbol.function().and_then(|f| f.name()).unwrap_or("?").into()).or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    counts.sort_by_key(|(_, count)| Reverse(*count));
     println!("{taken} samples of generated code");
     for (name, count) in counts.iter().take(10) {
         println!("{:5.1} %  {name}", 100.0 * *count as f64 / taken as f64);

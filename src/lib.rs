@@ -9,7 +9,8 @@
 //!
 //! let registration = CODE.register(0x1000..0x1400, Arc::new("fib"))?;
 //! // In a signal handler, with the interrupted pc:
-//! assert_eq!(CODE.with(0x1234, |found| (*found.payload(), found.offset())), Some(("fib", 0x234)));
+//! let hit = CODE.with(0x1234, |found| (*found.payload(), found.offset()));
+//! assert_eq!(hit, Some(("fib", 0x234)));
 //! drop(registration);
 //! assert_eq!(CODE.with(0x1234, |found| found.offset()), None);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -41,7 +42,7 @@ mod allocate;
 mod backtrace;
 #[cfg(feature = "image")]
 mod counted;
-#[cfg(doc)]
+#[cfg(all(doc, feature = "snapshot", feature = "guard", feature = "signal", feature = "store"))]
 pub mod guide;
 mod handler;
 #[cfg(feature = "image")]
@@ -69,6 +70,6 @@ pub use registry::{
 };
 
 /// The README's examples, compiled and run.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "snapshot", feature = "guard", feature = "signal", feature = "store"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
