@@ -3,8 +3,8 @@
 //! # Protocol
 //!
 //! Every publication has a number, its *tick*. A reader announces the tick whose tree it is about to read in a *claim*,
-//! a word that it has for itself while it is inside. A stripe has some claims, and a *count* for those who find all of
-//! them taken, or cannot say what they see.
+//! a word that is its own while it is inside. A stripe has a few claims, and a *count* for readers that find all of them
+//! taken, or cannot say what they see.
 //!
 //! ```text
 //! reader   e = tick.load(Acquire)                                               TickLoad
@@ -22,52 +22,52 @@
 //! ```
 //!
 //! A *guard*, of an ordinary thread, does not say what it sees, and may stay for long: it counts itself on its stripe's
-//! count of guards as others do on a count, and loads roots as often as it likes.
+//! count of guards, and loads roots as often as it likes.
 //!
-//! A claim that the scan finds at 0 is *quiet*: nobody in it sees what was retired up to now. One that it finds at e is
-//! quiet as well, but for what was alive at e or just before: what was replaced by e or later, and born by e. So a
-//! reader that stays, or whose thread does not run, holds up what it can see and nothing that is written later.
+//! When the scan finds a claim at 0, no reader in it sees what was retired up to now. When it finds e, the reader sees at
+//! most what was alive at e or just before: nodes born by e, and replaced by e or later. So a reader that stays, or whose
+//! thread does not run, keeps alive what it can see, and nothing newer.
 //!
 //! # Why it is enough
 //!
-//! *A reader that the scan did not see* wrote to its claim after what the scan read there. Its write and its load of the
-//! root are SeqCst and in that order, so is the scan's load behind a SeqCst fence, and the publications lie before that
-//! fence. Were the reader to load a root older than the last one, the load would have to precede the fence in the single
-//! total order, and the fence the reader's write: a cycle. So it finds the new root, whatever the machine reorders.
+//! *A reader that the scan did not see* wrote its claim after the value that the scan read there. Its write and its load
+//! of the root are SeqCst, in that order; the scan's load follows a SeqCst fence, and the publications precede that fence.
+//! If the reader loaded a root older than the last one, the load would precede the fence in the single total order, and
+//! the fence the reader's write: a cycle. So it finds the new root, however the machine reorders.
 //!
-//! *A reader that left* stored 0 with Release, and the scan reads that, or what the next reader of the claim wrote, who
-//! read the 0 with Acquire before writing with Release. Either way all that the reader did happens before what the
-//! writer does next, which may be a free. On a count everything is a read-modify-write, so that the release sequences
-//! of all who left go on to the last.
+//! *A reader that left* stored 0 with Release. The scan reads that 0, or what the next reader of the claim wrote, which
+//! had read the 0 with Acquire before it wrote with Release. Either way all that the reader did happens before what the
+//! writer does next, which may be a free. On a count every access is a read-modify-write, so the release sequences of all
+//! readers that left continue to the last value.
 //!
 //! *What a reader sees* is the tree of e or the one before. It read e after the tree before e was published (TickStore is
-//! Release), so it finds no older one. And when it has found the tree of t, it finds the tick at t or more (RootPublish
-//! is Release); it was still e, so t is e at most. If the tick had moved on, it announces once more, with a store that
-//! is SeqCst as the first write was, and for the same reason; and if it has moved on again, it announces that it may see
-//! anything, and loads the root for the last time. A constant number of steps, whatever writers do.
+//! Release), so it finds no older one. Having found the tree of t, it reads a tick of t or more (RootPublish is Release);
+//! that tick was still e, so t is at most e. If the tick had moved on, the reader announces again, with a store that is
+//! SeqCst like its first write, for the same reason; if it has moved on once more, the reader announces that it may see
+//! anything, and loads the root for the last time. That is a constant number of steps, whatever writers do.
 //!
-//! The single total order is what SeqCst is for; Acquire and Release would not do, nor would a read-modify-write on the
-//! writer's side of the claim: a reader leaves with a plain store, which ends its release sequence. On x86-64 it costs
-//! nothing beyond the one locked instruction that the claim takes anyhow. loom takes SeqCst accesses for weaker ones, but
+//! The single total order is what SeqCst is for. Acquire and Release would not do, nor would a read-modify-write on the
+//! writer's side of the claim: a reader leaves with a plain store, which ends its release sequence. On x86-64 SeqCst costs
+//! nothing beyond the one locked instruction that the claim takes anyway. loom treats SeqCst accesses as weaker ones, but
 //! knows fences: see [`sync::in_one_order`].
 //!
 //! *A guard that the scan did not see* finds the new root, for the reason of the first paragraph: its addition and each of
-//! its loads of the root are SeqCst. How long one that the scan did see is to be waited for is for others to say: see
+//! its loads of the root are SeqCst. When a guard that the scan did see has gone is decided elsewhere: see
 //! `registry::guard_epoch`.
 //!
 //! # Liveness
 //!
-//! A claim holds up what was retired since the scan before only while its reader cannot say what it sees. A count says
-//! nothing at all, and if it always has some reader inside, it would never be seen at zero. So there are two of them, and
-//! the phase says which one newcomers take. The writer flips it when the idle counts are done with the oldest garbage and
+//! A claim keeps alive more than its tick's trees only while its reader cannot say what it sees. A count says nothing at
+//! all, and if some reader is always inside, the count is never seen at zero. So there are two of them, and the phase says
+//! which one newcomers take. The writer flips it when the idle counts are done with the oldest garbage and
 //! an active one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
 //!
 //! # Cost
 //!
-//! One uncontended read-modify-write, a store, and two loads of a line that is read anyhow. Which stripe is taken is a
-//! hash of where the stack is: different for different threads and for alternate stacks. Those that collide share a cache
-//! line, not an answer; who finds all claims taken, as may a handler that interrupts a lookup that interrupted a lookup,
-//! pays one more read-modify-write.
+//! One uncontended read-modify-write, a store, and two loads of a line that is read anyway. The stripe is chosen by a hash
+//! of the stack's address, which differs between threads and for alternate stacks. Readers that collide share a cache line
+//! and nothing else. A reader that finds all claims taken, such as a handler that interrupts a lookup that interrupted a
+//! lookup, pays one more read-modify-write.
 
 use super::node::Node;
 use crate::sync::{self, AtomicPtr, AtomicU64, AtomicUsize, FIRST_TICK, MODELLED, Ordering, Site, const_fn, ordering};
@@ -79,8 +79,8 @@ pub(crate) const CLAIMS: usize = if MODELLED { 1 } else { 2 };
 
 /// What a claim holds while nobody has it.
 const FREE: u64 = 0;
-/// Set in a claim whose reader may see any tree. The rest of it is a tick of the time when it came, so that one who
-/// comes after another is not taken for that one.
+/// Set in a claim whose reader may see any tree. The other bits are the tick at which it came, so that a reader is not
+/// mistaken for the one before it.
 const ANY: u64 = 1 << 63;
 const _: () = assert!(FIRST_TICK != FREE);
 
@@ -117,16 +117,16 @@ pub(crate) struct Occupants {
     pub(crate) guards: usize,
 }
 
-/// What a reader has to put back.
+/// What a reader gives back when it leaves.
 enum Place<'g> {
     Claim(&'g AtomicU64),
-    /// And which of the counts it is.
+    /// The counts of a stripe, and which of the two.
     Count(&'g AtomicU64, usize),
 }
 
 /// One in the count of a phase.
 const fn one(phase: usize) -> u64 {
-    // Nobody has the stacks for 2^32 lookups.
+    // No machine has the stacks for 2^32 nested or concurrent lookups.
     1 << (u32::BITS * phase as u32)
 }
 
@@ -141,8 +141,8 @@ impl Claim {
         self.0 == FREE
     }
 
-    /// The tick that its reader announced: it sees what was alive then or just before. `None` if there is no telling,
-    /// and if it is free.
+    /// The tick that its reader announced: it sees what was alive then or just before. `None` if it may see anything, or
+    /// is free.
     pub(crate) const fn tick(self) -> Option<u64> {
         if self.0 == FREE || self.0 & ANY != 0 { None } else { Some(self.0) }
     }
@@ -169,7 +169,7 @@ impl Gate {
         }
     }
 
-    /// Enters the gate: what hangs off the root, which may be null, stays alive until the other one is dropped.
+    /// Enters the gate. What hangs off the returned root, which may be null, stays alive until `Inside` is dropped.
     #[inline(always)]
     pub(crate) fn enter(&self) -> (Inside<'_>, *const Node) {
         let tick = self.tick.load(ordering(Site::TickLoad));
@@ -187,7 +187,7 @@ impl Gate {
         (Inside(Place::Claim(claim)), root)
     }
 
-    /// Counts a guard: of what hangs off the roots that it loads, nothing is freed before the result is dropped.
+    /// Counts a guard: what hangs off the roots that it loads stays alive until the result is dropped.
     #[cfg(feature = "guard")]
     pub(crate) fn count_guard(&self) -> Counted<'_> {
         let guards = &self.stripe().guards;
@@ -200,8 +200,8 @@ impl Gate {
         Counted(guards)
     }
 
-    /// For models, which have no other way to such a reader at will: enters the gate as one who may see anything. What is
-    /// retired from here on stays alive until the result is dropped.
+    /// For models: enters as a reader that may see anything. What is retired from here on stays alive until the result is
+    /// dropped.
     #[cfg(trapline_loom)]
     pub(crate) fn enter_blindly(&self) -> Inside<'_> {
         let stripe = self.stripe();
@@ -257,17 +257,17 @@ impl Gate {
 
     /// Publishes `root` as the tree of `tick`.
     pub(crate) fn publish(&self, root: *mut Node, tick: u64) {
-        // Stores are enough: writers take turns under their lock. The tick comes first: see the module's argument.
+        // Stores are enough: writers are serialised by their lock. The tick comes first: see the module's argument.
         self.tick.store(tick, ordering(Site::TickStore));
         self.current.store(root, ordering(Site::RootPublish));
     }
 
-    /// To be called between a publication and the writer's look at claims and counts.
+    /// Called by the writer between its publications and its look at claims and counts.
     pub(crate) fn begin_scan() {
         sync::fence(Site::ScanFence);
     }
 
-    /// The writer's look at all stripes: a bit for each that somebody is in. Never waits.
+    /// The writer's look at all stripes: a bit for each that has a reader. Never waits.
     #[inline]
     pub(crate) fn occupied(&self) -> u64 {
         const GROUP: usize = if STRIPES < 8 { STRIPES } else { 8 };
@@ -275,7 +275,7 @@ impl Gate {
         let mut occupied = 0;
         for (i, group) in self.stripes.chunks_exact(GROUP).enumerate() {
             let words: [u64; GROUP] = core::array::from_fn(|j| group[j].all_words());
-            // Mostly nobody is inside: one test for eight stripes, for every write comes here.
+            // Usually there is no reader: one test for eight stripes, since every write comes here.
             if words.iter().fold(0, |all, word| all | word) != 0 {
                 for (j, word) in words.into_iter().enumerate() {
                     occupied |= u64::from(word != 0) << (i * GROUP + j);
@@ -303,7 +303,7 @@ impl Gate {
 }
 
 impl Stripe {
-    /// Not 0 if somebody is in the stripe.
+    /// Nonzero if a reader is in the stripe.
     #[inline(always)]
     fn all_words(&self) -> u64 {
         let claims = self.claims.iter().fold(0, |all, claim| all | claim.load(ordering(Site::GateScan)));
@@ -311,7 +311,7 @@ impl Stripe {
         claims | counts | self.guards.load(ordering(Site::GateScan)) as u64
     }
 
-    /// A claim that was free and holds `word` now.
+    /// Takes a free claim and writes `word` to it.
     #[inline(always)]
     fn claim(&self, word: u64) -> Option<&AtomicU64> {
         self.claims.iter().find(|claim| {
@@ -322,14 +322,14 @@ impl Stripe {
                 }
                 return free;
             }
-            // Relaxed when it is taken: nothing was entered yet.
+            // Relaxed on failure: nothing was entered yet.
             claim.compare_exchange(FREE, word, ordering(Site::GateClaim), Ordering::Relaxed).is_ok()
         })
     }
 }
 
 impl Occupants {
-    /// Whether there are none.
+    /// Whether the stripe has no reader.
     pub(crate) fn is_nobody(&self) -> bool {
         self.claims.iter().all(|claim| claim.is_free()) && self.counts == [0; 2] && self.guards == 0
     }
