@@ -8,6 +8,7 @@ use object::{Endianness, elf};
 use super::Target;
 use crate::allocate::{self, OutOfMemory};
 use crate::image::error::ImageError;
+use crate::image::pairs;
 use crate::image::section::{self, Section};
 use crate::image::tables::Tables;
 
@@ -68,7 +69,7 @@ impl<'a> Sections<'a> {
             }
         }
         found.sort_unstable_by_key(|section| section.name);
-        if let Some([twice, _]) = found.array_windows().find(|[a, b]| a.name == b.name) {
+        if let Some([twice, _]) = pairs(&found).find(|[a, b]| a.name == b.name) {
             return Err(ImageError::DuplicateSection { section: describe(twice.name)? });
         }
         check_disjoint(occupied)?;
@@ -158,7 +159,7 @@ fn locate<'a>(
 fn check_disjoint(mut occupied: Vec<(&str, Range<u64>)>) -> Result<(), ImageError> {
     occupied.retain(|(_, range)| !range.is_empty());
     occupied.sort_unstable_by_key(|(_, range)| range.start);
-    match occupied.array_windows().find(|[(_, a), (_, b)]| b.start < a.end) {
+    match pairs(&occupied).find(|[(_, a), (_, b)]| b.start < a.end) {
         Some([(first, _), (second, _)]) => {
             Err(ImageError::SectionsOverlap { first: describe(first)?, second: describe(second)? })
         }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::allocate;
 use crate::image::error::ImageError;
+use crate::image::pairs;
 use crate::image::section::Section;
 
 const WORD: usize = size_of::<u32>();
@@ -79,7 +80,8 @@ pub(super) struct Ends(Box<[u32]>);
 
 impl Ends {
     pub(super) fn new(section: Section, ends: Box<[u32]>) -> Result<Self, ImageError> {
-        match ends.array_windows().position(|[a, b]| b < a) {
+        let descends = pairs(&ends).position(|[a, b]| b < a);
+        match descends {
             Some(before) => Err(ImageError::EndsOutOfOrder { section, index: before + 1 }),
             None => Ok(Ends(ends)),
         }

@@ -4,6 +4,7 @@ use super::columns::{Reader, encode, partition_point, same_count};
 use crate::allocate;
 use crate::image::error::ImageError;
 use crate::image::key::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
+use crate::image::pairs;
 use crate::image::section::Section;
 
 pub(super) const KEYS: Section = Section::new(".trapline.keys", "the table of function keys");
@@ -66,7 +67,7 @@ impl FunctionKeys {
     }
 
     fn check_unique(&self, starts: &[u32]) -> Result<(), ImageError> {
-        let places = self.by_key.array_windows().map(|places| places.map(|place| place as usize));
+        let places = pairs(&self.by_key).map(|places| places.map(|place| place as usize));
         for [a, b] in places {
             if let Some(key) = self.get(b)
                 && self.pair(a) == self.pair(b)

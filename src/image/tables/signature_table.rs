@@ -7,6 +7,7 @@ use super::table::{Encoded, Entries, Lookup, Table};
 use crate::allocate;
 use crate::image::error::ImageError;
 use crate::image::key::SignatureIndex;
+use crate::image::pairs;
 use crate::image::section::Section;
 
 const SECTION: Section = Section::new(".trapline.sigs", "the table of signatures");
@@ -45,7 +46,7 @@ impl SignatureTable {
     fn checked(self) -> Result<Self, ImageError> {
         let mut sorted = allocate::collect((0..self.len()).map(|index| SignatureIndex::new(index as u32)))?;
         sorted.sort_unstable_by_key(|&index| (self.get(index), index));
-        match sorted.array_windows().find(|[a, b]| self.get(*a) == self.get(*b)) {
+        match pairs(&sorted).find(|[a, b]| self.get(*a) == self.get(*b)) {
             Some(&[first, second]) => Err(ImageError::DuplicateSignature { first, second }),
             None => Ok(self),
         }
