@@ -123,7 +123,7 @@ fn not_registered(registry: &CodeRegistry<u32>, id: CodeId) {
     let before = contents(registry);
     let error = registry.unregister(id).unwrap_err();
     assert_eq!(error, UnregisterError::NotRegistered { id });
-    assert!(error.to_string().contains(&format!("{id:?}")), "{error}");
+    assert!(error.to_string().contains(&format!("code {id} ")), "{error}");
     assert_eq!(contents(registry), before);
 }
 

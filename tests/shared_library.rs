@@ -131,6 +131,48 @@ fn two_copies_of_the_crate_in_turn_in_front_of_each_other_reach_the_oldest_handl
 }
 
 #[test]
+fn each_of_two_copies_of_the_crate_catches_the_traps_of_its_own_code() {
+    let built = library();
+    for variant in ["the library last", "the library first"] {
+        in_child(variant, || {
+            let opened = open(&built);
+            let [start, enter, lookup] = [c"library_start", c"library_enter", c"library_lookup"].map(|name| {
+                // SAFETY: the library is open.
+                let function = unsafe { libc::dlsym(opened, name.as_ptr()) };
+                assert!(!function.is_null());
+                function
+            });
+            // SAFETY: these are their types in the library.
+            let (start, enter, lookup) = unsafe {
+                (
+                    mem::transmute::<*mut c_void, extern "C" fn() -> usize>(start),
+                    mem::transmute::<*mut c_void, unsafe extern "C" fn(usize) -> i32>(enter),
+                    mem::transmute::<*mut c_void, extern "C" fn(usize) -> i32>(lookup),
+                )
+            };
+            let theirs = if variant == "the library first" {
+                let theirs = start();
+                install_all();
+                theirs
+            } else {
+                install_all();
+                start()
+            };
+            let ours = load(INVALID, &[(0, TrapCode::Interrupt)]);
+            for _ in 0..3 {
+                assert_eq!(run(&ours, ptr::null_mut()).unwrap_err().code, TrapCode::Interrupt);
+                // SAFETY: what `library_start` returned.
+                assert_eq!(unsafe { enter(theirs) }, i32::from(TrapCode::Unreachable.to_u8()));
+            }
+            // Neither knows of the other's code.
+            assert_eq!(trapline::process::with(theirs, |_| ()), None);
+            assert_eq!((lookup(theirs), lookup(ours.start)), (i32::from(TrapCode::Unreachable.to_u8()), -1));
+        })
+        .well();
+    }
+}
+
+#[test]
 fn a_library_that_installed_nothing_is_unloaded() {
     // So the test above is about `install`.
     let built = library();

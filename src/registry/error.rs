@@ -5,7 +5,7 @@ use core::fmt;
 use core::ops::Range;
 
 /// Why nothing was registered. The registry is as it was before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RegisterError {
     /// The range ends before it starts. A range that wraps around the end of memory looks like this too.
@@ -68,7 +68,7 @@ impl fmt::Display for RegisterError {
 impl core::error::Error for RegisterError {}
 
 /// Why nothing was unregistered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnregisterError {
     /// The registration was removed before, or is another registry's.
@@ -84,7 +84,7 @@ impl fmt::Display for UnregisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRegistered { id } => {
-                write!(f, "{id:?} is not registered here, or no longer; whatever is at its address now has another id")
+                write!(f, "code {id} is not registered here, or no longer; what is at its address now has another id")
             }
             Self::Forked => f.write_str(FORKED),
         }

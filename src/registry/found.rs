@@ -47,16 +47,23 @@ impl CodeId {
     ///
     /// # Signal safety
     ///
-    /// Safe.
+    /// Async-signal-safe.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.number
     }
 }
 
+/// `0x1000#7`: registration 7, which starts at 0x1000.
+impl fmt::Display for CodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}#{}", self.start, self.number)
+    }
+}
+
 impl fmt::Debug for CodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CodeId({:#x}@{})", self.start, self.number)
+        write!(f, "CodeId({self})")
     }
 }
 
@@ -79,7 +86,7 @@ impl<'a, T> Found<'a, T> {
         Self { payload: unsafe { &*entry.code.cast() }, pc, entry }
     }
 
-    /// The payload, to keep. Not for handlers, who might be the last to drop it.
+    /// The payload, to keep. Not for handlers: it may be the last `Arc`, and dropping that frees.
     pub(super) fn to_arc(self) -> Arc<T> {
         let payload: *const T = self.entry.code.cast();
         // SAFETY: from `Arc::into_raw`, and alive as long as `self`.
@@ -91,24 +98,28 @@ impl<'a, T> Found<'a, T> {
 
     /// What was registered with the range.
     #[inline]
+    #[must_use]
     pub fn payload(&self) -> &'a T {
         self.payload
     }
 
-    /// How many bytes the program counter is behind the start of the range; less than the range's length.
+    /// How many bytes the program counter is past the start of the range; less than the range's length.
     #[inline]
+    #[must_use]
     pub fn offset(&self) -> usize {
         self.pc.wrapping_sub(self.entry.start)
     }
 
     /// The addresses that were registered.
     #[inline]
+    #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.entry.start..self.entry.end
     }
 
     /// Which registration this is.
     #[inline]
+    #[must_use]
     pub fn id(&self) -> CodeId {
         CodeId::new(self.entry.start, self.entry.birth)
     }
@@ -117,7 +128,8 @@ impl<'a, T> Found<'a, T> {
 // SAFETY: a shared reference to the payload, and numbers. `to_arc`, which clones the payload's `Arc`, is used on types
 // that are Send and Sync only.
 unsafe impl<T: Send + Sync> Send for Found<'_, T> {}
-// SAFETY: as above.
+// SAFETY: a shared reference to the payload, and numbers. `to_arc`, which clones the payload's `Arc`, is used on types
+// that are Send and Sync only.
 unsafe impl<T: Send + Sync> Sync for Found<'_, T> {}
 
 impl<T> Clone for Found<'_, T> {

@@ -34,8 +34,9 @@ impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
     ///
     /// # Signal safety
     ///
-    /// Safe under a guard that exists already; making one is not.
+    /// Async-signal-safe, under a guard that exists already.
     #[inline(always)]
+    #[must_use]
     pub fn get(&self, pc: usize) -> Option<Found<'_, T>> {
         let root = self.registry.gate.current();
         // SAFETY: counted and pinned since before the load: the nodes below the root, and their payloads, are not freed
@@ -47,7 +48,8 @@ impl<'r, T: Send + Sync + 'static> Guard<'r, T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: dropping an `Arc` may free.
+    /// Not for handlers: dropping an `Arc` may free.
+    #[must_use]
     pub fn get_owned(&self, pc: usize) -> Option<(Arc<T>, usize)> {
         self.get(pc).map(|found| (found.to_arc(), found.offset()))
     }

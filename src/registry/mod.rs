@@ -12,7 +12,8 @@
 //!               writer -- retires --> limbo --> freed          quiet: what the gate lets go, and when
 //! ```
 //!
-//! `read` is how lookups begin; `writer` is what is done under the lock; `state` is what is done after it, and what outlives the registry.
+//! Lookups begin in `read`. What is done under the writers' lock is in `writer`; what is done after it, and what outlives
+//! the registry, in `state`.
 
 mod error;
 mod found;
@@ -95,8 +96,8 @@ use writer::{Freed, Published};
 /// |---|---|---|
 /// | [`with`](Self::with) | signal handlers, and anyone for a single lookup | while the closure runs |
 /// | [`view`](Self::view) | signal handlers with many lookups in a row, as in a stack walk | while the closure runs |
-/// | [`pin`](Self::pin) | ordinary threads with many lookups in a row | while the guard lives |
-/// | [`snapshot`](Self::snapshot) | anyone who keeps or iterates a view | while the snapshot lives |
+/// | [`pin`](Self::pin) (feature `guard`) | ordinary threads with many lookups in a row | while the guard lives |
+/// | [`snapshot`](Self::snapshot) (feature `snapshot`) | anyone who keeps or iterates a view | while the snapshot lives |
 ///
 /// From the return of [`register`](Self::register) to the call of [`unregister`](Self::unregister) every lookup finds
 /// a pc of the range. Lookups that begin before the one or after the other do not.
@@ -132,6 +133,12 @@ use writer::{Freed, Published};
 /// In the child of a `fork`, lookups work, and snapshots. If another thread was writing or reclaiming at the time, writes
 /// are impossible there and say so ([`RegisterError::Forked`]). If another thread was inside the gate or pinned at the
 /// time, it is so for ever in the child, and what it holds up is never freed.
+///
+/// # Without `std`
+///
+/// A writer that finds the lock taken spins until it is free. Forks are not noticed: a child that inherits the taken lock
+/// spins for ever when it writes. A panic of a payload's destructor goes on at once: what this call was to free after it
+/// leaks, and a second panic aborts.
 pub struct CodeRegistry<T: Send + Sync + 'static> {
     pub(super) gate: Gate,
     /// From `Shared::into_raw`, or null before the first registration.
@@ -139,9 +146,10 @@ pub struct CodeRegistry<T: Send + Sync + 'static> {
 }
 
 // SAFETY: lookups share payloads between threads and any thread may drop them, so they are Send and Sync; everything
-// else is atomic or behind the writer lock.
+// else is atomic or protected by the writer lock.
 unsafe impl<T: Send + Sync + 'static> Send for CodeRegistry<T> {}
-// SAFETY: as above.
+// SAFETY: lookups share payloads between threads and any thread may drop them, so they are Send and Sync; everything
+// else is atomic or protected by the writer lock.
 unsafe impl<T: Send + Sync + 'static> Sync for CodeRegistry<T> {}
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
@@ -169,7 +177,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: it takes a lock and allocates.
+    /// Not for handlers: takes a lock and allocates.
     pub fn register(&self, range: Range<usize>, code: Arc<T>) -> Result<Registration<'_, T>, RegisterError> {
         check(&range)?;
         if range.is_empty() {
@@ -227,7 +235,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: it takes a lock and allocates.
+    /// Not for handlers: takes a lock and allocates.
     pub fn register_all(
         &self,
         codes: impl IntoIterator<Item = (Range<usize>, Arc<T>)>,
@@ -335,7 +343,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: it takes a lock, and may run destructors.
+    /// Not for handlers: takes a lock, and may run destructors.
     ///
     /// # Examples
     ///
@@ -399,7 +407,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: it takes a lock, and waits.
+    /// Not for handlers: takes a lock, and waits.
     ///
     /// # Examples
     ///
@@ -471,7 +479,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: it takes a lock, and runs destructors.
+    /// Not for handlers: takes a lock, and runs destructors.
     pub fn reclaim(&self) {
         let mut panics = Panics::default();
         if let (Some(state), Some(waiting)) = (self.state(), self.collect(&mut panics)) {
@@ -498,8 +506,9 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Safe.
+    /// Async-signal-safe.
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
+    #[must_use]
     pub fn stats(&self) -> Stats {
         self.state().map_or(Stats::default(), |state| state.counts.get())
     }

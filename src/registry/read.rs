@@ -19,10 +19,12 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Safe in any handler, at any instruction, on any thread, as far as `f` is. It takes no lock, allocates and frees
-    /// nothing, makes no system call, uses no thread-local storage, runs no destructor, and does not panic. Lookups
-    /// may be nested. Its own accesses are aligned, so that it may interrupt code that has the processor check that
-    /// (`EFLAGS.AC`), if it is compiled with optimisation and `f` does the same.
+    /// Async-signal-safe, if `f` is.
+    ///
+    /// On any thread, at any instruction: it takes no lock, allocates and frees nothing, makes no system call, uses no
+    /// thread-local storage, runs no destructor, and does not panic. Lookups may be nested. Its own accesses are aligned:
+    /// it may interrupt code that has the processor check that (`EFLAGS.AC`), if it is compiled with optimisation and `f`
+    /// does the same.
     #[inline(always)]
     #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
     pub fn with<R>(&self, pc: usize, f: impl for<'a> FnOnce(Found<'a, T>) -> R) -> Option<R> {
@@ -39,7 +41,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Safe in any handler, as [`with`](Self::with) is, as far as `f` is.
+    /// Async-signal-safe, if `f` is.
     ///
     /// # Examples
     ///
@@ -78,7 +80,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: dropping an `Arc` may free.
+    /// Not for handlers: dropping an `Arc` may free.
+    #[must_use]
     pub fn get_owned(&self, pc: usize) -> Option<(Arc<T>, usize)> {
         self.with(pc, |found| (found.to_arc(), found.offset()))
     }
@@ -87,7 +90,7 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe: the first pin of a thread allocates, and any may run what others deferred.
+    /// Not for handlers: the first pin of a thread allocates, and any may run what others deferred.
     #[cfg(feature = "guard")]
     #[must_use]
     pub fn pin(&self) -> Guard<'_, T> {

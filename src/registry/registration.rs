@@ -24,6 +24,7 @@ impl<'r, T: Send + Sync + 'static> Registration<'r, T> {
     }
 
     /// The id of the registration; none if the range was empty.
+    #[must_use]
     pub fn id(&self) -> Option<CodeId> {
         self.id
     }
@@ -40,7 +41,7 @@ impl<'r, T: Send + Sync + 'static> Registration<'r, T> {
     ///
     /// # Signal safety
     ///
-    /// Not safe, as [`CodeRegistry::unregister`].
+    /// Not for handlers: takes a lock, and may run destructors.
     pub fn unregister(mut self) -> Result<Unregistered, UnregisterError> {
         self.id.take().map_or(Ok(Unregistered::Gone), |id| self.registry.unregister(id))
     }

@@ -24,9 +24,9 @@ pub(crate) type RootRef = Shared<Root>;
 /// What snapshots are taken from.
 pub(super) type RootCell = sync::RootCell<RootRef>;
 
-// SAFETY: the nodes below a root are read-only for whoever holds it (N1, N4), and `kept` is touched by the writer only.
+// SAFETY: the nodes below a root are read-only for its holders (N1, N4), and `kept` is touched by the writer only.
 unsafe impl Send for Root {}
-// SAFETY: the nodes below a root are read-only for whoever holds it (N1, N4), and `kept` is touched by the writer only.
+// SAFETY: the nodes below a root are read-only for its holders (N1, N4), and `kept` is touched by the writer only.
 unsafe impl Sync for Root {}
 
 impl Root {

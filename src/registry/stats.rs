@@ -8,7 +8,7 @@ use crate::sync::unmodelled::AtomicUsize;
 /// With no handler inside, and no guard and no snapshot that sees it, nothing of what a write replaced is retired: where
 /// there are none at all, the `retired_` counts are 0 after each write. (What only snapshots kept that have gone since may
 /// take some writes, or a [`reclaim`](super::CodeRegistry::reclaim): see [`CodeRegistry`](super::CodeRegistry#memory).)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Stats {
     /// Ranges that lookups find.

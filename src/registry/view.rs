@@ -30,8 +30,9 @@ impl<'a, T> View<'a, T> {
     ///
     /// # Signal safety
     ///
-    /// Safe.
+    /// Async-signal-safe.
     #[inline(always)]
+    #[must_use]
     pub fn get(&self, pc: usize) -> Option<Found<'a, T>> {
         // SAFETY: `new`'s caller keeps what is below the root alive for 'a, and says that payloads are Ts.
         unsafe { node::find(self.root, pc).map(|entry| Found::new(pc, entry)) }
