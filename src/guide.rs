@@ -13,7 +13,7 @@ pub mod own_registries {}
 pub mod stores {}
 
 #[doc = include_str!("../docs/guide/performance.md")]
-#[doc = include_str!("../benches/plots/lookup.svg")]
+#[doc = include_str!("../docs/guide/lookup.svg")]
 pub mod performance {}
 
 #[doc = include_str!("../docs/guide/verification.md")]
