@@ -172,6 +172,46 @@ fn snapshots_take_no_memory() {
     assert!(with.get(page(1).start).is_some() && without.get(page(1).start).is_none());
 }
 
+/// What a registration sets aside is enough for a removal, though snapshots hold the roots of all trees before it.
+#[test]
+fn a_removal_after_a_registration_takes_no_memory_beside_any_number_of_snapshots() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let registry = prepared(1, &ALIVE);
+    let mut held = vec![registry.snapshot()];
+    for _ in 0..20 {
+        let id = registry.register(page(1), Payload::new(1, &ALIVE)).unwrap().leak().unwrap();
+        held.push(registry.snapshot());
+        let removed = with_allocations(0, || registry.unregister(id));
+        assert_eq!(removed, Ok(Unregistered::Held(Holder::Snapshot)));
+        held.push(registry.snapshot());
+    }
+}
+
+#[test]
+fn the_end_of_a_registry_takes_no_memory_beside_any_number_of_snapshots() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    for snapshots in 1..20 {
+        let registry = prepared(1, &ALIVE);
+        let mut held = Vec::new();
+        for i in 1..=snapshots {
+            registry.register(page(i), Payload::new(i, &ALIVE)).unwrap().leak();
+            held.push(registry.snapshot());
+        }
+        // Takes what was set aside for a removal; what is left is for the end.
+        let id = registry.with(page(0).start, |found| found.id()).unwrap();
+        registry.unregister(id).unwrap();
+        held.push(registry.snapshot());
+        with_allocations(0, || drop(registry));
+        for (i, snapshot) in held.iter().enumerate() {
+            assert_eq!(snapshot.iter().count(), if i < snapshots { i + 2 } else { snapshots });
+        }
+        drop(held);
+        assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+    }
+}
+
 /// A superseded root is used again once nobody has it; what snapshots hold is not, and each takes one of its own.
 #[test]
 fn removals_without_any_memory_succeed_while_each_tree_is_held_by_a_snapshot() {

@@ -24,7 +24,7 @@ fn snapshot_against_unregister_and_free() {
 }
 
 #[test]
-fn who_found_a_range_takes_no_snapshot_without_it() {
+fn a_snapshot_taken_after_a_lookup_is_not_older_than_what_that_found() {
     model(5, |census| {
         let registry = Arc::new(Registry::new());
         registry.register(0..10, census.code(1)).unwrap().leak();
@@ -37,6 +37,30 @@ fn who_found_a_range_takes_no_snapshot_without_it() {
             })
         };
         registry.register(10..20, census.code(2)).unwrap().leak();
+        reader.join().unwrap();
+    });
+}
+
+/// Writes use two roots in turns, but for what snapshots hold.
+#[test]
+fn a_root_that_a_snapshot_holds_is_not_used_again() {
+    model(3, |census| {
+        let registry = Arc::new(Registry::new());
+        registry.register(0..10, census.code(1)).unwrap().leak();
+        let reader = {
+            let registry = registry.clone();
+            spawn(move || {
+                let snapshot = registry.snapshot();
+                let seen = (snapshot.len(), snapshot.get(15).map(|found| found.payload().run()));
+                assert!([(1, None), (2, Some(2)), (2, Some(3))].contains(&seen), "{seen:?}");
+                assert_eq!(snapshot.get(5).map(|found| found.payload().run()), Some(1));
+                assert_eq!((snapshot.len(), snapshot.get(15).map(|found| found.payload().run())), seen);
+            })
+        };
+        for number in 2..4 {
+            let id = registry.register(10..20, census.code(number)).unwrap().leak().unwrap();
+            registry.unregister(id).unwrap();
+        }
         reader.join().unwrap();
     });
 }
