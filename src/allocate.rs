@@ -107,7 +107,7 @@ pub(crate) fn room_for_arc(value: Layout) -> Result<(), OutOfMemory> {
     let block = counts.extend(value).map_err(|_| no_layout)?.0.pad_to_align();
     // SAFETY: the two counts alone have a size.
     let probe = unsafe { alloc::alloc(block) };
-    // Unless the compiler has to believe that somebody looks at the block, it leaves both calls out.
+    // Keeps the compiler from leaving both calls out.
     let probe = hint::black_box(probe);
     if probe.is_null() {
         return Err(OutOfMemory { bytes: block.size() });

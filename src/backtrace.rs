@@ -133,7 +133,7 @@ impl<const N: usize> Backtrace<N> {
     /// The frames replace what was in the buffer. `registers` are those of the interrupted context; `entry` is the end
     /// (exclusive) of the stack that belongs to the guest code: an address in the frame of the function that entered
     /// it. Frames in code that `view` finds are collected up to the first one that is in other code; if
-    /// `registers.pc` itself is, there are none. Nothing outside `registers.sp..entry` is read.
+    /// `registers.pc` itself is, there are no frames. Nothing outside `registers.sp..entry` is read.
     ///
     /// O(d log n) for d frames and n registered ranges.
     ///

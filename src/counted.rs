@@ -14,7 +14,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Fewer things than are needed: none, or only so many. Their name takes an s.
+/// Fewer things than are needed, whose name takes an s: `no module`, `only 2 modules`.
 pub(crate) struct Only(pub(crate) usize, pub(crate) &'static str);
 
 impl fmt::Display for Only {

@@ -114,9 +114,9 @@ unsafe extern "C" fn made_up(signum: c_int, info: *mut libc::siginfo_t, context:
     unsafe {
         let mut other = *info;
         other.si_code = MADE_UP.load(Ordering::Relaxed);
-        ANSWER.store(handle_signal(signum, &mut other, context).into(), Ordering::Relaxed);
+        ANSWER.store(handle_signal(signum, (&raw mut other).cast(), context).into(), Ordering::Relaxed);
         if ANSWER.load(Ordering::Relaxed) == 0 {
-            assert!(handle_signal(signum, info, context));
+            assert!(handle_signal(signum, info.cast(), context));
         }
     }
 }

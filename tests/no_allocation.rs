@@ -219,7 +219,7 @@ fn backtraces_in_a_handler_neither_allocate_nor_free() {
         // SAFETY: the kernel's own arguments; the test's own backtrace, which it does not touch meanwhile.
         unsafe {
             sample(context, &mut *SAMPLED.load(Ordering::SeqCst));
-            if !handle_signal(signum, info, context) {
+            if !handle_signal(signum, info.cast(), context) {
                 libc::_exit(1);
             }
         }

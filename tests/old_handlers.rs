@@ -228,7 +228,7 @@ fn an_embedders_own_handler_catches_traps_and_keeps_the_rest() {
     static REST: AtomicUsize = AtomicUsize::new(0);
     unsafe extern "C" fn own(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         // SAFETY: the kernel's arguments.
-        if !unsafe { handle_signal(signum, info, context) } {
+        if !unsafe { handle_signal(signum, info.cast(), context) } {
             REST.fetch_add(1, Ordering::Relaxed);
             // SAFETY: as above.
             unsafe { skip(signum, info, context) };

@@ -1,4 +1,5 @@
-//! Everything a signal handler may execute. Please read these rules before changing a file of this folder.
+//! The code of lookups: what a signal handler executes to find, read and search. Read these rules before changing a file
+//! of this folder.
 //!
 //! A handler may have interrupted any instruction of any thread: `malloc`, a writer, another lookup, a thread that is
 //! being created or torn down. So nothing in this folder may
@@ -11,8 +12,23 @@
 //!    zero (P2). `get`, `wrapping_*`, `checked_*` and `get_unchecked` with an argument are fine;
 //! 6. use anything but `core` and the atomics of [`crate::sync`].
 //!
-//! What a handler does beyond looking up, catching a trap or passing a signal on, is in `signal`, under the same rules
-//! and two more.
+//! A handler gets here through thin entry points elsewhere. They are under the same rules, and all of them are listed:
+//! `verification/reachable` walks the machine code of each from the entry beside it, and fails if this list is not
+//! complete. The handlers in `signal` have two more rules, for catching a trap and for passing a signal on.
+//!
+//! | entry point | walked from |
+//! |---|---|
+//! | `CodeRegistry::with`, `CodeId::as_u64`, `process::with`, `process::trap_code` | `entry_lookup` |
+//! | `CodeRegistry::view`, `View::get`, `process::view` | `entry_view` |
+//! | `RegisteredText::trap_code`, `RegisteredText::image`, `RegisteredText::is_private` | `entry_text` |
+//! | `Image::trap_code`, `TrapTable::get` | `entry_text` |
+//! | `CodeRegistry::stats`, `process::stats`, `process::mapping_stats` | `entry_stats` |
+//! | `Backtrace::walk`, `Backtrace::walk_in`, `Backtrace::new`, `Backtrace::clear` | `entry_walk` |
+//! | `Backtrace::pcs`, `Backtrace::len`, `Backtrace::is_empty`, `Backtrace::end` | `entry_walk` |
+//! | `signal::sample` | `entry_sample` |
+//! | `signal::handle_signal` | `entry_signal` |
+//! | `signal::installed` | `entry_installed` |
+//! | `trapline::signal::install::on_signal` | `trapline::signal::install::on_signal` |
 //!
 //! | file | what is in it |
 //! |---|---|

@@ -44,8 +44,8 @@ pub struct Image {
 impl Image {
     /// Loads the image in `file`, the bytes of a whole file, without looking at its checksum.
     ///
-    /// Whatever the bytes are, the result is an error or an image whose tables stay inside its text. Whether the
-    /// text is what the compiler emitted only [`Image::parse_verified`] can tell.
+    /// Any bytes are safe to parse: the result is an error, or an image whose tables stay inside its text. Only
+    /// [`Image::parse_verified`] can tell whether the text is what the compiler emitted.
     ///
     /// O(n), and O(n log n) for functions whose keys are out of order, and for signatures.
     ///
@@ -90,8 +90,7 @@ impl Image {
     ///
     /// # Safety
     ///
-    /// Until the result, and the image published from it, is dropped, nobody, this process or another, may change
-    /// or truncate the file. A private mapping is no snapshot: a later change of the file may show in text that was
+    /// No process may change or truncate the file until the result, and the image published from it, is dropped. A private mapping is no snapshot: a later change of the file may show in text that was
     /// checked before, and be executed; reading what was truncated away raises SIGBUS. Replace such a file by renaming
     /// another over it.
     ///
@@ -133,7 +132,7 @@ impl Image {
         self.text.bytes()
     }
 
-    /// The addresses of the machine code; the end is exclusive. Empty if there is none.
+    /// The addresses of the machine code; the end is exclusive. Empty if the image has no text.
     #[must_use]
     pub fn text_range(&self) -> Range<usize> {
         let range = self.text().as_ptr_range();
@@ -298,8 +297,8 @@ impl Deref for Unpublished {
     }
 }
 
-/// The file stores what its length promises, more or less, so that copies of its tables take memory in proportion to
-/// what somebody has stored.
+/// The file stores about what its length promises, so that copies of its tables take memory in proportion to what is
+/// stored.
 #[cfg(unix)]
 fn check_stored(file: &File) -> Result<(), ImageError> {
     use std::os::unix::fs::MetadataExt;

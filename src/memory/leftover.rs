@@ -1,6 +1,6 @@
 //! Pages that the operating system refused to take back.
 //!
-//! Unmapping can fail: where the kernel has merged pages with somebody else's next to them, it has to split a mapping,
+//! Unmapping can fail: where the kernel has merged pages with another owner's next to them, it has to split a mapping,
 //! and it does not do that at its limit of mappings. What is refused is made inaccessible, as far as that takes no
 //! splitting, its memory is given back, and the range is remembered, to be unmapped together with, or after, later ones.
 
@@ -48,12 +48,12 @@ impl Slot {
 ///
 /// The caller's own pages, which nobody uses any more.
 pub(crate) unsafe fn unmap(start: *mut u8, len: usize, Slot(mut range): Slot) {
-    // SAFETY: as our caller says.
+    // SAFETY: our caller's own pages, which nobody uses.
     if unsafe { libc::munmap(start.cast(), len) } == 0 {
         // What is next to these pages may have become possible.
         return retry(FEW);
     }
-    // SAFETY: as our caller says.
+    // SAFETY: our caller's own pages, which nobody uses.
     unsafe { make_inaccessible(start.cast(), len) };
     RANGES.fetch_add(1, Ordering::Relaxed);
     BYTES.fetch_add(len, Ordering::Relaxed);
@@ -98,7 +98,7 @@ pub(crate) fn refused() -> (usize, usize) {
 ///
 /// As for [`unmap`].
 unsafe fn make_inaccessible(start: *mut c_void, len: usize) {
-    // SAFETY: as our caller says: nobody misses the access, or the bytes.
+    // SAFETY: our caller's own pages, which nobody uses: nobody misses the access, or the bytes.
     unsafe {
         // Splits a mapping as unmapping does, but that may have been refused for another reason.
         let forbidden = libc::mprotect(start, len, libc::PROT_NONE) == 0;

@@ -2,7 +2,7 @@
 //!
 //! The kernel merges anonymous mappings that lie side by side and have the same rights, and then has to split them again
 //! to unmap or protect one in their middle, which it refuses at its limit of mappings. So a page of addresses is left free
-//! behind each text. A text then is all of a mapping, or the end of one, and unmapping it leaves no more mappings than
+//! after each text. A text then is all of a mapping, or the end of one, and unmapping it leaves no more mappings than
 //! there were. Pages of files merge with nothing: their neighbours are not next to them in the file.
 
 use std::ffi::c_int;
@@ -34,7 +34,7 @@ pub(super) enum Rights {
 
 // SAFETY: an address and a length; what is there is used under the rules of references to this value.
 unsafe impl Send for Pages {}
-// SAFETY: as above.
+// SAFETY: an address and a length; what is there is used under the rules of references to this value.
 unsafe impl Sync for Pages {}
 
 impl Rights {
@@ -69,12 +69,12 @@ impl Pages {
     unsafe fn map(len: usize, file: Option<(&File, u64)>, slot: Slot) -> io::Result<Self> {
         let page = page_size().ok_or(io::ErrorKind::Unsupported)?;
         let len = len.checked_next_multiple_of(page).ok_or(io::ErrorKind::OutOfMemory)?;
-        let behind = if file.is_some() { 0 } else { page };
-        let all = len.checked_add(behind).ok_or(io::ErrorKind::OutOfMemory)?;
+        let spare = if file.is_some() { 0 } else { page };
+        let all = len.checked_add(spare).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: at an address of the kernel's choice.
         let start = unsafe { map_at(ptr::null_mut(), all, Rights::Write, file)? };
         // SAFETY: the last page of the mapping just made. Where the kernel does not take it back, it is ours to keep.
-        let free = behind != 0 && unsafe { libc::munmap(start.as_ptr().wrapping_add(len).cast(), behind) } == 0;
+        let free = spare != 0 && unsafe { libc::munmap(start.as_ptr().wrapping_add(len).cast(), spare) } == 0;
         Ok(Pages { start, len: if free { len } else { all }, slot: Some(slot) })
     }
 
@@ -86,7 +86,7 @@ impl Pages {
     ///
     /// # Safety
     ///
-    /// There are as many, and nobody writes to them as long as the slice lives, nor changes the file they are of.
+    /// The pages have `len` bytes, and nobody writes to them as long as the slice lives, nor changes the file they are of.
     pub(super) unsafe fn bytes(&self, len: usize) -> &[u8] {
         // SAFETY: mapped and readable; the rest is our caller's.
         unsafe { slice::from_raw_parts(self.as_ptr(), len) }
@@ -96,7 +96,7 @@ impl Pages {
     ///
     /// # Safety
     ///
-    /// There are as many, and they are writable.
+    /// The pages have `len` bytes, and they are writable.
     pub(super) unsafe fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         // SAFETY: mapped, and reached through this value only, which is borrowed.
         unsafe { slice::from_raw_parts_mut(self.as_ptr(), len) }
@@ -108,7 +108,7 @@ impl Pages {
     ///
     /// As for [`Pages::protect`].
     pub(super) unsafe fn execute(&mut self) -> io::Result<()> {
-        // SAFETY: as our caller says.
+        // SAFETY: our caller has no reference to the bytes that these rights forbid.
         unsafe { self.protect(0..self.len, Rights::Execute) }
     }
 
@@ -137,7 +137,7 @@ impl Pages {
     ///
     /// As for [`Pages::of_file`].
     pub(super) unsafe fn execute_file(&mut self, file: &File, offset: u64) -> io::Result<()> {
-        // SAFETY: as our caller says.
+        // SAFETY: our caller leaves the file alone.
         unsafe { self.replace(Rights::Execute, Some((file, offset))) }
     }
 
@@ -148,7 +148,7 @@ impl Pages {
         let len = self.len;
         let slot = Slot::new().map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mut copy = Pages::anonymous(len, slot)?;
-        // SAFETY: both have so many bytes, ours readable and the copy's writable. The copy is this function's own, and we
+        // SAFETY: both have `len` bytes, ours readable and the copy's writable. The copy is this function's own, and we
         // are borrowed.
         unsafe {
             copy.bytes_mut(len).copy_from_slice(self.bytes(len));
@@ -167,7 +167,7 @@ impl Pages {
         if let Err(error) = &result
             && error.kind() != io::ErrorKind::PermissionDenied
         {
-            // Permissions are looked at first. What fails later may leave a gap, where somebody else maps something that
+            // Permissions are looked at first. What fails later may leave a gap, where another thread maps something that
             // is not ours to unmap.
             self.len = 0;
         }
@@ -203,7 +203,7 @@ unsafe fn map_at(place: *mut u8, len: usize, rights: Rights, file: Option<(&File
     if !place.is_null() {
         flags |= libc::MAP_FIXED;
     }
-    // SAFETY: as our caller says.
+    // SAFETY: what is mapped at `place` is our caller's own, who leaves the file alone.
     let start = unsafe { libc::mmap(place.cast(), len, rights.bits(), flags, fd, offset) };
     match NonNull::new(start) {
         Some(mapped) if start != libc::MAP_FAILED => Ok(mapped.cast()),

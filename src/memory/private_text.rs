@@ -1,7 +1,7 @@
 //! A store's own copy of a text, which it may patch.
 //!
-//! The copy is never writable and executable at once, and no `&[u8]` of it is ever handed out: whoever may patch it has
-//! it to himself, by a `&mut` of the owner's, and everyone else knows its addresses only.
+//! The copy is never writable and executable at once, and no `&[u8]` of it is ever handed out: patching requires
+//! exclusive access through the owner's `&mut`, and everyone else knows its addresses only.
 
 use std::io;
 use std::ops::Range;
@@ -64,7 +64,7 @@ impl PrivateText {
     ) -> Result<(), WriteError> {
         if let Err(error) = self.protect(span.clone(), Rights::Write) {
             // Pages of several mappings get their rights one mapping after the other: the first ones may have them.
-            // SAFETY: as our caller says.
+            // SAFETY: nobody else reads, writes or executes the bytes, says our caller.
             return Err(match unsafe { self.make_executable(span) } {
                 Ok(()) => WriteError::Unchanged(error),
                 Err(_) => WriteError::NotExecutable(error),
@@ -77,7 +77,7 @@ impl PrivateText {
                 unsafe { self.pages.as_ptr().add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
             }
         }
-        // SAFETY: as our caller says.
+        // SAFETY: nobody else reads or writes the bytes, says our caller.
         unsafe { self.make_executable(span) }.map_err(WriteError::NotExecutable)
     }
 

@@ -67,15 +67,15 @@ impl WritableText {
         // SAFETY: the file is left alone, says our caller. The last page is that of the text's last byte, so that all of
         // them have bytes of the file.
         let mut pages = unsafe { Pages::of_file(file, offset, len, Slot::new()?)? };
-        // SAFETY: as above; only this function knows the pages.
-        let behind = &mut unsafe { pages.bytes_mut(whole_pages) }[len..];
-        // What follows the text in the file is not code. Behind the end of a file there are zeros; `ImageBuilder` puts
-        // the text there, and the page stays the file's.
-        let source = if behind.iter().all(|byte| *byte == 0) {
+        // SAFETY: whole pages of the file, mapped writable; only this function knows them.
+        let past = &mut unsafe { pages.bytes_mut(whole_pages) }[len..];
+        // What follows the text in the file is not code. Past the end of a file there are zeros; `ImageBuilder` puts the
+        // text there, and the page stays the file's.
+        let source = if past.iter().all(|byte| *byte == 0) {
             // To be mapped once more when it is published.
             Source::Unchanged { file: file.try_clone()?, offset }
         } else {
-            behind.fill(0);
+            past.fill(0);
             Source::File
         };
         Ok(Some(WritableText { pages: Some(pages), len, source }))
@@ -99,7 +99,7 @@ impl WritableText {
         let WritableText { mut pages, len, source } = self;
         if let Some(pages) = &mut pages {
             let result = match &source {
-                // SAFETY: whoever gave us the file leaves it alone.
+                // SAFETY: the caller of `map` leaves the file alone.
                 Source::Unchanged { file, offset } => unsafe { pages.execute_file(file, *offset) },
                 // SAFETY: the text was borrowed to nobody but us: we have it by value.
                 Source::Memory | Source::File => unsafe { pages.execute() },
@@ -110,7 +110,7 @@ impl WritableText {
                     if error.kind() == io::ErrorKind::PermissionDenied =>
                 {
                     pages.detach()?;
-                    // SAFETY: as above.
+                    // SAFETY: we have the text by value: nobody else has borrowed it.
                     unsafe { pages.execute()? };
                 }
                 (result, _) => result?,

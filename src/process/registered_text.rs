@@ -36,7 +36,7 @@ impl RegisteredText {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe, as [`Image::trap_code`].
+    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn trap_code(&self, offset: usize) -> Option<TrapCode> {
@@ -47,7 +47,7 @@ impl RegisteredText {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe. Cloning the `Arc` is not for handlers: whoever drops the last one unmaps.
+    /// Async-signal-safe. (Cloning the `Arc` is not: dropping the last one unmaps.)
     #[inline]
     #[must_use]
     pub fn image(&self) -> &Arc<Image> {

@@ -24,9 +24,9 @@ pub(super) struct Activation {
     /// The stack pointer of the frame to land on; 0 until `arch::enter` stores it, and again when it is left.
     pub(super) sp: UnsafeCell<usize>,
     pub(super) place: Place,
-    /// The frame of the previous activation's guest code that called out, to whoever made this activation.
+    /// The frame of the previous activation's guest code, whose call of the host led to this activation.
     caller: Option<ExitFrame>,
-    /// Null for none.
+    /// Null if there is no exit.
     exit: *const Exit,
     trace: Option<NonNull<Trace<[usize]>>>,
     trap: Cell<Option<Trap>>,
@@ -55,12 +55,12 @@ impl Activation {
         self.place.previous(ptr::from_ref(self).addr())
     }
 
-    /// Whether there was none on another stack when this one was made.
+    /// Whether the thread had no activation on another stack when this one was made.
     pub(super) fn is_outermost(&self) -> bool {
         self.place.is_outermost()
     }
 
-    /// Nobody takes it for one that is entered from now on.
+    /// Marks it as left, so that nobody takes it for an activation that is still entered.
     pub(super) fn leave(&self) {
         // Volatile: readers find it by its address.
         // SAFETY: `enter` has been left, and nobody else writes to it.
@@ -113,7 +113,7 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Nothing.
+    /// An empty set of options.
     #[must_use]
     pub const fn new() -> Self {
         Entry { trace: None, exit: None, stack: None }
@@ -174,7 +174,7 @@ impl fmt::Debug for Entry<'_> {
 /// Calls `f(arg)`; a trap in registered code below it becomes an `Err`.
 ///
 /// Signals must be handled by [`install`](super::install) or an embedder's handler that calls
-/// [`handle_signal`](super::handle_signal); debug builds print a hint if nobody does. Calls nest: a host function called
+/// [`handle_signal`](super::handle_signal); debug builds print a hint if neither is there. Calls nest: a host function called
 /// from guest code may enter again, and a trap ends the innermost call only.
 ///
 /// When this returns `Err`, all callee-saved registers and the floating-point control words are as they were at the
@@ -183,8 +183,8 @@ impl fmt::Debug for Entry<'_> {
 ///
 /// # Panics
 ///
-/// At a thread's first entry, before calling `f`, if [`prepare_thread`](super::prepare_thread) fails: no memory for
-/// an alternate signal stack, none possible, or a signal that is blocked. A thread that prepared itself successfully
+/// At a thread's first entry, before calling `f`, if [`prepare_thread`](super::prepare_thread) fails: if an alternate
+/// signal stack cannot be allocated or set, or a signal is blocked. A thread that prepared itself successfully
 /// never panics here. (The error is kept out of the result because it can occur once per thread, and a trap at every
 /// call.)
 ///
@@ -212,7 +212,7 @@ impl fmt::Debug for Entry<'_> {
 ///
 /// # Signal safety
 ///
-/// Not for signal handlers: the first call on a thread allocates.
+/// Not for handlers: the first call on a thread allocates.
 ///
 /// # Examples
 ///
@@ -225,7 +225,7 @@ impl fmt::Debug for Entry<'_> {
 ///     // SAFETY: called below `catch_trap` only; this frame owns nothing.
 ///     unsafe { raise(TrapCode::OutOfFuel) }
 /// }
-/// // SAFETY: as above.
+/// // SAFETY: the function owns nothing, and skips its own frame only.
 /// let trap = unsafe { catch_trap(out_of_fuel, ptr::null_mut()) }.unwrap_err();
 /// assert_eq!(trap.code, TrapCode::OutOfFuel);
 /// assert_eq!(trap.site, None);
@@ -237,7 +237,7 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 
 /// [`catch_trap`], with a backtrace of the trap.
 ///
-/// Everything that is said there holds here.
+/// Everything said there holds here.
 ///
 /// # Panics
 ///
@@ -249,15 +249,15 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 ///
 /// - If a stack is given, it is the one that this is called on, and mapped as it says until this call is left. If the
 ///   call is given up and the stack unmapped, registered code does not trap at its addresses outside of other calls.
-/// - If none is, this is not called on the thread's own, and a backtrace or an exit is given: the calls nested in this
+/// - If no stack is given, this is not called on the thread's own, and a backtrace or an exit is given: the calls nested in this
 ///   one are on the same stack. (The frames are read between one and the next.)
 /// - If the call is given up, the exit stays for as long as others are made on this stack.
-/// - Nobody but the guest code writes to the exit, through the pointer that it has, while this runs; and whoever else
-///   uses the cell leaves in it what it held.
+/// - While this runs, only the guest code writes to the exit, through the pointer that it has; other users of the cell
+///   leave in it what it held.
 ///
 /// # Signal safety
 ///
-/// Not for signal handlers.
+/// Not for handlers: the first call on a thread allocates.
 ///
 /// # Examples
 ///
@@ -281,9 +281,8 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 /// image.trap(15, TrapCode::Unreachable);
 /// let image = Arc::new(Image::parse(&image.finish()?)?.publish()?);
 /// let _registration = process::register(image.clone())?;
-/// let start = image.text_range().start;
 /// // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
-/// let function: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(start) };
+/// let function: unsafe extern "C" fn(*mut c_void) = unsafe { image.entry(0) }.unwrap();
 /// // SAFETY: nothing else in this program relies on these signals.
 /// unsafe { install(Signals::all())? };
 ///
@@ -291,6 +290,7 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 /// // SAFETY: the functions skip no frames but their own, and stay on this stack.
 /// let trap = unsafe { catch_trap_with(function, ptr::null_mut(), Entry::new().backtrace(&mut backtrace)) };
 /// assert_eq!(trap.unwrap_err().code, TrapCode::Unreachable);
+/// let start = image.text_range().start;
 /// let expected = [(start + 15, PcKind::Interrupted), (start + 9, PcKind::ReturnAddress)];
 /// assert_eq!(backtrace.pcs().collect::<Vec<_>>(), expected);
 /// assert_eq!(backtrace.end(), BacktraceEnd::Complete);
@@ -355,6 +355,7 @@ impl Drop for Inside<'_> {
 }
 
 /// Ends the innermost [`catch_trap`] of this thread with the trap `code`, from a host function that guest code called.
+/// (A handler that wants to stop guest code sets a flag that the code polls.)
 ///
 /// Aborts the process, with a message, if this thread has no activation on this stack.
 ///
@@ -365,8 +366,7 @@ impl Drop for Inside<'_> {
 ///
 /// # Signal safety
 ///
-/// Not for signal handlers: it would leave the handler without the kernel's knowledge. A handler that wants to stop
-/// guest code sets a flag that the code polls.
+/// Not for handlers: the kernel would not know that the handler has ended.
 ///
 /// # Examples
 ///

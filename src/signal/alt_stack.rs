@@ -11,8 +11,8 @@
 //!
 //! Rust's standard library gives the threads it starts an alternate stack of its own, too small for what a chained
 //! handler may need. We replace it, and never put it back: it is unmapped when the thread's main function returns,
-//! which is before our destructor runs. Its owner disables *whatever* alternate stack is current at that point; ours
-//! is then already out of use when we unmap it. The order does not matter: we disable only what is still ours.
+//! which is before our destructor runs. Its owner then disables the current alternate stack, *even if it is ours*, which
+//! is then out of use before we unmap it. The order does not matter: we disable only a stack that is still ours.
 
 use super::stack_guard::{self, Stack, page_size};
 use crate::sync::Ordering;
@@ -38,7 +38,7 @@ impl Drop for Library {
     fn drop(&mut self) {}
 }
 
-/// This thread's own stack; none if it was not prepared. For handlers, too.
+/// This thread's own stack; contains nothing if the thread was not prepared. For handlers, too.
 pub(super) fn own_stack() -> Stack {
     OWN.try_with(Cell::get).unwrap_or(Stack::NONE)
 }
@@ -63,7 +63,7 @@ pub(super) fn own_stack_of_prepared_thread() -> io::Result<Stack> {
 /// [`catch_trap`](super::catch_trap) does this by itself at a thread's first entry, but panics if it fails. Call it
 /// beforehand to handle the error; and again on a thread whose alternate stack somebody else replaced or disabled in
 /// the meantime. (Rust's standard library disables it when a thread's main function has returned: destructors of
-/// thread-locals that run after it have none, and a stack overflow in them kills, unless they call this first.)
+/// thread-locals that run after it have no alternate stack, and a stack overflow in them kills, unless they call this first.)
 ///
 /// Large enough means the kernel's `AT_MINSIGSTKSZ` plus 64 KiB: a chained handler runs there, too. The stack we make
 /// has an inaccessible page at its low end, and is unmapped when the thread ends, after the destructors of Rust's
@@ -75,17 +75,17 @@ pub(super) fn own_stack_of_prepared_thread() -> io::Result<Stack> {
 /// # Errors
 ///
 /// - If one of the signals that traps arrive as (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`) is blocked on this thread: the
-///   kernel would kill the process for a trap, past every handler. Unblock it with `pthread_sigmask`. It is looked at
-///   here only; who blocks one later, on a thread that is prepared, has his process killed.
+///   kernel would kill the process for a trap, without asking a handler. Unblock it with `pthread_sigmask`. This is
+///   checked here only: a prepared thread that blocks one later has its process killed by the next trap.
 /// - If the stack cannot be mapped or set, for example because this thread is executing on an alternate stack that is
 ///   too small, or is already being torn down.
-/// - If the C library cannot tell where this thread's stack is. (On the main thread nothing needs to be told.)
+/// - If the C library cannot tell where this thread's stack is. (The main thread does not ask it.)
 ///
-/// Nothing is remembered of a failure: a later call tries again.
+/// A failure leaves nothing behind: a later call tries again.
 ///
 /// # Signal safety
 ///
-/// Not for signal handlers.
+/// Not for handlers: allocates, and registers a destructor.
 ///
 /// # Examples
 ///
@@ -104,7 +104,7 @@ fn prepare() -> io::Result<Stack> {
     let required = minimum_size() + HANDLER_BYTES;
     let current = current()?;
     if current.ss_flags & libc::SS_DISABLE != 0 || current.ss_size < required {
-        // A stack we made earlier and somebody switched away from serves again.
+        // A stack that we made earlier serves again if the thread was switched away from it.
         let stack = match ALTERNATE.get() {
             Some(stack) => stack,
             None => AltStack::of_this_thread(required)?,
@@ -256,7 +256,7 @@ impl AltStack {
     fn unmap(self) {
         // SAFETY: our mapping, which is no thread's alternate stack.
         if unsafe { libc::munmap(self.mapping, self.length) } != 0 {
-            // SAFETY: as above; the pages are zeroes from now on.
+            // SAFETY: our mapping, which is no thread's alternate stack; its pages are zeroes from now on.
             unsafe { libc::madvise(self.base(), self.size(), libc::MADV_DONTNEED) };
             keep(self);
         }
@@ -265,15 +265,15 @@ impl AltStack {
 
 /// The stacks that could not be unmapped, each but the last with the next one in its first bytes.
 ///
-/// A fork while somebody else holds the lock leaves it locked in the child, so nobody waits for it.
+/// A fork while another thread holds the lock leaves it locked in the child, so nobody waits for it.
 static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
 
 struct Kept(AltStack);
 
-// SAFETY: the mapping belongs to whoever has the value.
+// SAFETY: the value owns the mapping.
 unsafe impl Send for Kept {}
 
-/// Without memory for a list: it is in the stacks.
+/// A list that needs no memory of its own: its links lie in the stacks.
 fn keep(stack: AltStack) {
     if let Ok(mut first) = KEPT.try_lock() {
         // SAFETY: writable memory that is nobody's stack; aligned to a page, and larger.
@@ -287,14 +287,14 @@ fn take_kept(required: usize) -> Option<AltStack> {
     let Kept(stack) = first.take()?;
     // SAFETY: `keep` wrote it, and nobody since.
     *first = unsafe { stack.base().cast::<Option<Kept>>().read() };
-    // All are of one size.
+    // All stacks have one size.
     debug_assert!(stack.size() >= required);
     Some(stack)
 }
 
-/// Whose destructor releases a thread's alternate stack.
+/// The key whose destructor releases a thread's alternate stack.
 fn key() -> io::Result<libc::pthread_key_t> {
-    /// One more than the key; 0 for none yet.
+    /// One more than the key; 0 before it is created.
     static KEY: AtomicUsize = AtomicUsize::new(0);
     // Relaxed, here and below: the key is all there is, and the C library orders its own memory.
     let known = KEY.load(Ordering::Relaxed);
@@ -324,7 +324,7 @@ fn destructor_rounds() -> usize {
     usize::try_from(rounds).unwrap_or(1).max(1)
 }
 
-/// `rounds`: how many are left, this one included.
+/// `rounds`: how many rounds of destructors are left, including this one.
 unsafe extern "C" fn at_thread_end(rounds: *mut libc::c_void) {
     let left = ptr::without_provenance::<libc::c_void>(rounds.addr() - 1);
     if let Ok(key) = key()
@@ -334,7 +334,8 @@ unsafe extern "C" fn at_thread_end(rounds: *mut libc::c_void) {
     {
         return;
     }
-    // Guest code that runs even later does without: traps are caught on the thread's own stack, its overflow is not.
+    // Guest code that runs even later has no alternate stack: its traps are caught on the thread's own stack, but not the
+    // overflow of that stack.
     RELEASED.set(true);
     if let Some(stack) = ALTERNATE.take()
         && stack.disable()

@@ -10,7 +10,7 @@
 //!
 //! That of Rust's standard library sets the default and returns, so that a fault kills when it comes again; but what
 //! was merely sent does not come again. Such a change means what it would mean without us: the new action takes the old
-//! handler's place *behind* ours, which is put back at once.
+//! handler's place *after* ours, which is put back at once.
 //!
 //! # An old handler that passes on to us
 //!
@@ -46,7 +46,7 @@ pub(super) unsafe fn pass_on(signum: c_int, info: *mut libc::siginfo_t, context:
         let mut chain = around.map_or_else(|| slot.load().chain(), |passing| passing.rest.get());
         loop {
             let Some(id) = chain.first() else {
-                // Whoever passes on through us may know more.
+                // A handler that passes the signal on through us may have more actions.
                 if let Some(passing) = around {
                     passing.rest.set(Chain::EMPTY);
                 }
@@ -78,7 +78,7 @@ pub(super) unsafe fn pass_on(signum: c_int, info: *mut libc::siginfo_t, context:
             break;
         }
     }
-    // SAFETY: as above.
+    // SAFETY: the C library's variable of this thread, once more.
     unsafe { *libc::__errno_location() = errno };
 }
 
@@ -94,7 +94,7 @@ struct Passing {
     slot: *const Slot,
     /// The actions after the one that was called, unless they were called, too, by a call inside.
     rest: Cell<Chain>,
-    /// Not 0 if the signal came back to somebody who had no action left for it.
+    /// Not 0 if the signal came back to a copy of this crate that had no action left for it.
     unanswered: Cell<u64>,
 }
 
@@ -145,7 +145,7 @@ unsafe fn call(action: Action, signum: c_int, info: *mut libc::siginfo_t, contex
         wanted |= 1_u64 << (signum.wrapping_sub(1) & 63);
     }
     let previous = set_mask(wanted);
-    // SAFETY: whoever installed the handler answered for it, and said by its flags which of the two kinds it is.
+    // SAFETY: the handler was installed as one that can be called, and its flags say which of the two kinds it is.
     unsafe {
         if action.flags & libc::SA_SIGINFO != 0 {
             type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
@@ -181,7 +181,7 @@ fn set_mask(word: u64) -> u64 {
 /// The default action of our four signals: the process dies of it, with a core dump where enabled.
 ///
 /// It happens after our handler returned, so that the core shows the interrupted instruction. (If an old handler passed
-/// on to us, the call around that puts our handler back, with the default behind it, and the signal comes once more.)
+/// on to us, the call around that puts our handler back, with the default after it, and the signal comes once more.)
 ///
 /// # Safety
 ///

@@ -37,7 +37,7 @@ pub(super) struct ExitFrame {
 }
 
 impl Exit {
-    /// Nothing noted.
+    /// An exit that holds no frame.
     #[must_use]
     pub const fn new() -> Self {
         Exit { fp: Cell::new(0), pc: Cell::new(0) }

@@ -1,7 +1,7 @@
-//! In debug builds: a word to whoever forgot [`install`](super::install).
+//! In debug builds: a hint to programs that forgot [`install`](super::install).
 //!
 //! Without a handler the first trap kills the process, and none of our code runs to say why. So when registered code
-//! that has trap sites is entered, we look whether anybody can be there to catch them. Programs that only
+//! that has trap sites is entered, we look whether a handler can be there to catch them. Programs that only
 //! [`raise`](super::raise) need no handler, and nor does code without trap sites.
 
 use super::install::query;
@@ -10,7 +10,7 @@ use crate::process;
 use crate::sync::Ordering;
 use crate::sync::unmodelled::AtomicBool;
 
-/// Says so, once, if nobody seems to handle signals.
+/// Prints a hint, once, if no handler for the signals seems to be installed.
 pub(super) fn look_for_handlers(f: usize) {
     static LOOKED: AtomicBool = AtomicBool::new(false);
     // Relaxed: nothing is published with it.
@@ -19,7 +19,7 @@ pub(super) fn look_for_handlers(f: usize) {
     {
         return;
     }
-    if !LOOKED.swap(true, Ordering::Relaxed) && !somebody_handles_signals() {
+    if !LOOKED.swap(true, Ordering::Relaxed) && !signals_are_handled() {
         eprintln!(
             "trapline: guest code with trap sites is entered, and nothing is installed to catch traps: the first one \
              kills the process. Call trapline::signal::install, or handle_signal from your own handlers. (If they do \
@@ -28,7 +28,7 @@ pub(super) fn look_for_handlers(f: usize) {
     }
 }
 
-fn somebody_handles_signals() -> bool {
+fn signals_are_handled() -> bool {
     let four = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
     if four.iter().filter_map(|signum| old_actions::slot(*signum)).any(|slot| slot.load().chain() != Chain::EMPTY) {
         return true;

@@ -13,7 +13,10 @@ use std::ffi::{c_int, c_void};
 /// without touching the context again. `false`: nothing was changed; the signal is the embedder's.
 ///
 /// The handler must be installed with `SA_SIGINFO` and `SA_ONSTACK`, and must not call this while it holds anything
-/// that `catch_trap`'s return would not release.
+/// that `catch_trap`'s return would not release. `info` is its `*mut siginfo_t`, by the type that every version of the
+/// libc crate agrees on.
+///
+/// Thread-local state is touched only if the interrupted pc is registered code that trapped.
 ///
 /// # Safety
 ///
@@ -22,8 +25,7 @@ use std::ffi::{c_int, c_void};
 ///
 /// # Signal safety
 ///
-/// Safe: no lock, no allocation, no system call, no panic. Thread-local state is touched only if the interrupted pc is
-/// registered code that trapped.
+/// Async-signal-safe.
 ///
 /// # Examples
 ///
@@ -32,7 +34,7 @@ use std::ffi::{c_int, c_void};
 ///
 /// unsafe extern "C" fn on_fault(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
 ///     // SAFETY: the kernel's own arguments.
-///     if unsafe { trapline::signal::handle_signal(signum, info, context) } {
+///     if unsafe { trapline::signal::handle_signal(signum, info.cast(), context) } {
 ///         return;
 ///     }
 ///     // Not a trap: a crash reporter, or the previous handler.
@@ -40,13 +42,14 @@ use std::ffi::{c_int, c_void};
 /// # let _ = on_fault;
 /// ```
 #[cfg_attr(trapline_rtsan, sanitize(realtime = "nonblocking"))]
-pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
+pub unsafe fn handle_signal(signum: c_int, info: *mut c_void, context: *mut c_void) -> bool {
+    let info = info.cast();
     arch::stop_alignment_checks();
     // SAFETY: the caller passes the kernel's arguments.
     if !unsafe { is_fault(signum, info, context) } {
         return false;
     }
-    // SAFETY: as above.
+    // SAFETY: the caller passes the kernel's context.
     let frame = unsafe { arch::frame(context) };
     let Some((trap_code, site)) = process::with(frame.pc, |found| {
         let text_offset = found.offset();
@@ -71,7 +74,7 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
         }
         (None, _) => return false,
     };
-    // SAFETY: as above.
+    // SAFETY: the caller passes the kernel's arguments.
     let signal = Some(TrapSignal { number: signum, code: unsafe { (*info).si_code } });
     let Some(sp) = activation.record(Trap { code, site: Some(site), fault_address, signal }) else {
         return false;
@@ -83,7 +86,7 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut libc::siginfo_t, context: 
     true
 }
 
-/// The kernel's name for "the processor gave no address", or no processor was asked: the field is zero then.
+/// The kernel's code for a fault without an address; the field is zero then.
 const SI_KERNEL: c_int = 0x80;
 
 /// Whether the interrupted instruction itself caused this signal, one of our four.
@@ -100,8 +103,8 @@ pub(super) unsafe fn is_fault(signum: c_int, info: *const libc::siginfo_t, conte
     }
 }
 
-/// Whether the kernel lets nobody ignore this signal, one of our four: it did not just report something in passing, and
-/// nobody sent it.
+/// Whether the kernel insists that this signal, one of our four, is handled: it was not sent, and does not just report
+/// something in passing.
 ///
 /// # Safety
 ///
@@ -112,7 +115,7 @@ pub(super) unsafe fn is_forced(signum: c_int, info: *const libc::siginfo_t) -> b
     // SAFETY: the caller's.
     let code = unsafe { (*info).si_code };
     match signum {
-        // Broken memory found in passing, reported to whoever runs.
+        // Broken memory found in passing, reported to the thread that happens to run.
         libc::SIGBUS => code > 0 && code != libc::BUS_MCEERR_AO,
         // An access with a wrong tag, some time ago.
         libc::SIGSEGV => code > 0 && code != SEGV_MTEAERR,

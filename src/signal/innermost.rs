@@ -164,7 +164,7 @@ impl Top {
         {
             return false;
         }
-        // SAFETY: as above, and aligned.
+        // SAFETY: aligned, and on the stack that `sp` is on, which is in use above `sp`, and has been below.
         let owner = unsafe { ptr::with_exposed_provenance::<usize>(entry.wrapping_add(arch::OWNER)).read_volatile() };
         // SAFETY: no access.
         owner == unsafe { (&raw const (*activation).sp).addr() }
@@ -282,7 +282,7 @@ impl Place {
     #[inline(never)]
     pub(super) fn leave(&self, left: &Activation) {
         match self.foreign() {
-            // Those that are deeper have gone, whether they told or not.
+            // Deeper activations have gone, with or without leaving.
             None => OWN.set(self.previous),
             Some(foreign) => foreign.leave(left),
         }
@@ -294,7 +294,7 @@ impl Foreign {
     fn leave(&self, left: &Activation) {
         let current = FOREIGN.get();
         let address = current.top.activation.addr();
-        // Others that are deeper on the same stack have gone without telling.
+        // Others that are deeper on the same stack have gone without leaving.
         let inside = self.stack.is_known() && self.stack.contains(address);
         if ptr::eq(current.top.activation, left) || inside {
             FOREIGN.set(self.previous);
@@ -348,7 +348,7 @@ mod tests {
             Top { activation, before }.innermost(stack, sp).map_or(ptr::null(), ptr::from_ref)
         }
 
-        /// An activation in a frame so many pairs of words up, which entered guest code 20 pairs further down.
+        /// An activation in a frame the given number of pairs of words up, which entered guest code 20 pairs further down.
         fn call(&mut self, pair: usize, previous: *const Activation) -> *const Activation {
             let place = ptr::with_exposed_provenance_mut::<Activation>(self.at(pair));
             let previous = Top { activation: previous, before: ptr::null() };

@@ -1,8 +1,8 @@
 //! Installing our handler.
 //!
 //! The action that is there is queried and published *before* ours is installed: a signal that arrives in between finds
-//! it. If somebody changed the action in that moment, the kernel returns another one when ours is installed, and that
-//! is published in front of it.
+//! it. If the action changes in that moment, the kernel returns another one when ours is installed, and that is
+//! published in front of it.
 
 use super::handle::handle_signal;
 use super::old_actions::{self, Action, Id, LONGEST, MOST_HANDLERS, Slot};
@@ -25,7 +25,7 @@ pub struct Signals(u8);
 impl Signals {
     /// `SIGSEGV`: inaccessible memory.
     pub const SEGV: Signals = Signals(1);
-    /// `SIGBUS`: memory without anything behind it, misaligned accesses.
+    /// `SIGBUS`: a mapped file that is too short, misaligned accesses.
     pub const BUS: Signals = Signals(2);
     /// `SIGILL`: invalid instructions, `ud2`.
     pub const ILL: Signals = Signals(4);
@@ -39,12 +39,12 @@ impl Signals {
         (Signals::FPE, libc::SIGFPE, "FPE"),
     ];
 
-    /// None of them.
+    /// The empty set.
     pub const fn empty() -> Self {
         Signals(0)
     }
 
-    /// All four.
+    /// All four signals.
     pub const fn all() -> Self {
         Signals(15)
     }
@@ -77,9 +77,9 @@ impl fmt::Debug for Signals {
 /// standard library gives its threads a small one; [`prepare_thread`](super::prepare_thread) replaces it by a larger.)
 /// Interrupted system calls are restarted if they were before.
 ///
-/// Idempotent, and safe to call from several threads. Called again after somebody else set an action of theirs, it puts
-/// ours back in front: what is no trap goes to their handler, and if that passes it on to ours, to the action that was
-/// there before. A ring of handlers therefore ends, and its last member is the default action, as long as each passes on
+/// Idempotent, and safe to call from several threads. Called again after other code set an action of its own, it puts
+/// ours back in front: signals that are no traps go to that code's handler, and if it passes them on to ours, to the
+/// action that was there before. A ring of handlers therefore ends, and its last member is the default action, as long as each passes on
 /// the context that it got. [`installed`] tells whether there is anything to put back.
 ///
 /// If an old handler sets another action while it runs, that action takes its place and ours stays installed. (Rust's
@@ -105,7 +105,7 @@ impl fmt::Debug for Signals {
 ///
 /// # Signal safety
 ///
-/// Not for signal handlers.
+/// Not for handlers: changes signal actions.
 ///
 /// # Examples
 ///
@@ -126,11 +126,11 @@ pub unsafe fn install(signals: Signals) -> io::Result<()> {
 ///
 /// Traps that arrive as another signal are caught only if its handler passes on to ours, or calls
 /// [`handle_signal`](super::handle_signal). Another library, or the standard library's handler, may change an action at
-/// any time: [`install`] puts ours back.
+/// any time: [`install`] puts ours back. One system call for each signal.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: one system call for each signal.
+/// Async-signal-safe.
 ///
 /// # Examples
 ///
@@ -176,7 +176,7 @@ pub(super) fn put_in_front(signum: c_int, slot: &Slot) -> Result<(), Refused> {
     let mut current = exchange(signum, None)?;
     let mut replaced = false;
     while !is_ours(&current) {
-        let chain = Id::of(&Action::new(&current)).and_then(|id| seen.chain().behind(id));
+        let chain = Id::of(&Action::new(&current)).and_then(|id| seen.chain().with_first(id));
         let Some(chain) = chain else {
             if replaced {
                 exchange(signum, Some(&current))?;
@@ -185,7 +185,7 @@ pub(super) fn put_in_front(signum: c_int, slot: &Slot) -> Result<(), Refused> {
         };
         if !slot.replace(seen, chain) {
             seen = slot.load();
-            // What ours replaced nobody else can tell.
+            // Only this call knows what ours replaced.
             if !replaced {
                 current = exchange(signum, None)?;
             }
@@ -205,7 +205,7 @@ pub(super) fn put_in_front(signum: c_int, slot: &Slot) -> Result<(), Refused> {
         if Action::new(&current) == before {
             break;
         }
-        // Somebody changed it since the query. Once more, for the chain and for our flags.
+        // It changed since the query. Once more, for the chain and for our flags.
         seen = slot.load();
         replaced = true;
     }
@@ -249,7 +249,7 @@ fn exchange(signum: c_int, new: Option<&libc::sigaction>) -> Result<libc::sigact
 unsafe extern "C" fn on_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel calls this, with these arguments, on the interrupted thread; it returns to the kernel.
     unsafe {
-        if !handle_signal(signum, info, context) {
+        if !handle_signal(signum, info.cast(), context) {
             chain::pass_on(signum, info, context);
         }
     }

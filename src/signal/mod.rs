@@ -18,8 +18,7 @@
 //! let _registration = process::register(image.clone())?;
 //!
 //! // SAFETY: the text is a function of the C calling convention that leaves nothing to clean up.
-//! let function: unsafe extern "C" fn(*mut c_void) =
-//!     unsafe { std::mem::transmute(image.text_range().start) };
+//! let function: unsafe extern "C" fn(*mut c_void) = unsafe { image.entry(0) }.unwrap();
 //! // SAFETY: nothing else in this program relies on these signals.
 //! unsafe { install(Signals::all())? };
 //! // SAFETY: the function skips no frame but its own.
@@ -29,15 +28,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What must be known before using it
+//! # Read this before using it
 //!
-//! - **Frames between the trap and [`catch_trap`] vanish; nothing of them runs, no destructor either.** Only frames
-//!   of generated code may be skipped. [`raise`] skips the host function it is called from as well: that function must
+//! - **Frames between the trap and [`catch_trap`] vanish without running destructors.** Only frames of generated code
+//!   may be skipped. [`raise`] skips the host function it is called from as well: that function must
 //!   have dropped everything it owns.
 //! - The function passed to `catch_trap` must not unwind out of it; the C library may, to end the thread.
 //! - Guest code runs on the stack that its `catch_trap` was called on. If that is a fiber's, or one that was made for the
-//!   thread, [`Entry::stack`] says where it is: else its overflow is not caught, and fibers that switch inside of calls
-//!   are told apart only as far as that can be. A trap that may be another fiber's is passed on, and calls that return
+//!   thread, say where it is with [`Entry::stack`]: otherwise its overflow is not caught, and fibers that switch inside of
+//!   calls are told apart only as far as that is possible. A trap that may be another fiber's is passed on, and calls that return
 //!   out of order abort the process.
 //! - A thread gets an alternate signal stack at its first entry ([`prepare_thread`]): a stack overflow leaves no room
 //!   for a handler. One that it already has is kept if it is large enough. The signals must not be blocked.
@@ -47,14 +46,14 @@
 //! - Control-flow enforcement with shadow stacks (Intel CET, Arm GCS, Clang's; off unless the whole program opts in) is
 //!   not supported: the skipped frames' return addresses would stay on the shadow stack. Branch target identification
 //!   and signed return addresses on AArch64 are no obstacle.
-//! - A trap site says what its instruction traps *for*, and there is one [`TrapCode`](crate::TrapCode) for each. On
+//! - A trap site says why its instruction traps, with one [`TrapCode`](crate::TrapCode). On
 //!   x86-64 `idiv` raises one and the same signal for `7 / 0` and for `i32::MIN / -1`: compile a check of one of them
 //!   before it, with a trap site of its own (`cmp` with -1, or `test`, and a branch to a `ud2`). AArch64 has no trap for
 //!   either. [`Trap::signal`] tells a page of a truncated file from memory out of bounds.
 //! - On x86-64, a signal whose handler has no `SA_ONSTACK` must not interrupt guest code with little stack left. Where
-//!   its frame has no room, the kernel raises a `SIGSEGV` in its place. Ours leaves that to the previous handler, except
-//!   at a trap site, on a thread whose last fault was an access to an address that is not canonical: there the kernel
-//!   describes both alike, and it is taken for the trap.
+//!   its frame has no room, the kernel raises a `SIGSEGV` in its place. Our handler leaves that to the previous one, except
+//!   at a trap site of a thread whose last fault was an access to an address that is not canonical: there the kernel
+//!   describes both alike, and our handler takes it for the trap.
 //! - On AArch64, guest code does not trap in SME's streaming mode; and `brk` becomes a `SIGTRAP`, which is left to
 //!   debuggers: `udf` is the instruction that traps.
 //!
@@ -64,10 +63,10 @@
 //! guest) and calls an assembly entry that saves what the calling convention promises to preserve, and its stack
 //! pointer in the activation. (`innermost.rs` says when an activation is believed.) The handler decides in this order:
 //!
-//! 1. A signal that somebody *sent* (`si_code <= 0`), or that the kernel made up, is no trap.
+//! 1. A signal that was *sent* (`si_code <= 0`), or that the kernel made up, is no trap.
 //! 2. **Registry first.** The interrupted pc is looked up: no lock, no allocation, no thread-local state. If it is not
 //!    registered, the signal belongs to the previous handler. A thread that never ran guest code ends here, wherever
-//!    it was interrupted, be it inside `malloc` or half created.
+//!    it was interrupted: inside `malloc`, say, or half created.
 //! 3. **Thread-local last.** The pc is a trap site, or the signal a `SIGSEGV` at registered code: the thread is
 //!    executing guest code, so touching its activation interrupts nothing. No activation on the interrupted stack: the
 //!    previous handler.
@@ -100,7 +99,7 @@
 //! 3. System calls only to pass a signal on.
 //! 4. Nothing holds the registry's gate when the handler returns: answers are copied out of the closure.
 //! 5. `handle_signal` first turns alignment checks off (`EFLAGS.AC` of x86-64), which the interrupted code may have
-//!    turned on; the kernel restores its flags. Lookups, which anybody's handler may call, make no unaligned access.
+//!    turned on; the kernel restores its flags. Lookups, which any handler may call, make no unaligned access.
 
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), target_pointer_width = "64",))]
 

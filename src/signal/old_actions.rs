@@ -8,7 +8,7 @@
 //! Handlers read chains, and change them: a one-shot handler runs, or an old handler sets another action. So nothing
 //! here takes a lock or allocates. Actions are written once, into a table that only grows, and a chain is one word that
 //! names up to [`LONGEST`] of them by their bytes. Because there is no lock, a `fork` at any moment leaves the child
-//! nothing that is held by a thread it does not have.
+//! nothing that is held by a thread that it lacks.
 
 use crate::sync::Ordering;
 use crate::sync::unmodelled::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
@@ -39,7 +39,7 @@ impl Action {
     }
 }
 
-/// Names an action. Zero names none.
+/// Names an action; zero is no name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(u8);
 
@@ -50,7 +50,7 @@ impl Id {
     /// The handler in the first entry of [`KNOWN`].
     const FIRST_KNOWN: u8 = 3;
 
-    /// The action's name, given now if it has none yet. `None` if the table is full.
+    /// The action's name, given now if it has no name yet. `None` if the table is full.
     pub(super) fn of(action: &Action) -> Option<Id> {
         match action.handler {
             libc::SIG_DFL => Some(Id::DEFAULT),
@@ -84,7 +84,7 @@ struct Known {
 }
 
 const FREE: u32 = 0;
-/// For ever, if the thread that writes does not go on: the entry is lost then, and nothing waits for it.
+/// Stays so if the writing thread never goes on: the entry is lost then, and nothing waits for it.
 const BEING_WRITTEN: u32 = 1;
 const WRITTEN: u32 = 2;
 
@@ -100,7 +100,7 @@ impl Known {
 
     /// Whether the entry holds `action`, which is written to it if it is free.
     fn is(&self, action: &Action) -> bool {
-        // Acquire: pairs with the Release below, of another thread; makes its fields visible.
+        // Acquire: pairs with the Release below, in another thread; makes its fields visible.
         match self.state.compare_exchange(FREE, BEING_WRITTEN, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => {
                 // Relaxed: published by the state.
@@ -118,7 +118,7 @@ impl Known {
 
     /// Only of an entry that is written: its name comes from [`Id::of`].
     fn read(&self) -> Action {
-        // Relaxed: whoever has the name has it through an Acquire, of the state or of a chain.
+        // Relaxed: a name is only ever read through an Acquire, of the state or of a chain.
         Action {
             handler: self.handler.load(Ordering::Relaxed),
             flags: self.flags.load(Ordering::Relaxed),
@@ -146,13 +146,13 @@ impl Chain {
         (id != Id::NONE).then_some(id)
     }
 
-    /// Without the first.
+    /// The chain without its first action.
     pub(super) fn rest(self) -> Chain {
         Chain(self.0 >> BITS)
     }
 
-    /// The chain with `id` before all others. `None` if it would be too long.
-    pub(super) fn behind(self, id: Id) -> Option<Chain> {
+    /// The chain with `id` before all others; `None` if it would be too long.
+    pub(super) fn with_first(self, id: Id) -> Option<Chain> {
         // Neither of the two without a handler passes anything on.
         if matches!(id, Id::DEFAULT | Id::IGNORE) {
             return Some(Chain(id.0.into()));
@@ -256,17 +256,17 @@ mod tests {
 
     #[test]
     fn an_action_is_in_a_chain_once() {
-        assert!(chain(&[]).behind(Id(7)) == Some(chain(&[7])));
-        assert!(chain(&[7]).behind(Id(7)) == Some(chain(&[7])));
-        assert!(chain(&[7, 8]).behind(Id(9)) == Some(chain(&[9, 7, 8])));
-        assert!(chain(&[7, 8, 9]).behind(Id(9)) == Some(chain(&[9, 7, 8])));
-        assert!(chain(&[7, 8, 9]).behind(Id(8)) == Some(chain(&[8, 7, 9])));
+        assert!(chain(&[]).with_first(Id(7)) == Some(chain(&[7])));
+        assert!(chain(&[7]).with_first(Id(7)) == Some(chain(&[7])));
+        assert!(chain(&[7, 8]).with_first(Id(9)) == Some(chain(&[9, 7, 8])));
+        assert!(chain(&[7, 8, 9]).with_first(Id(9)) == Some(chain(&[9, 7, 8])));
+        assert!(chain(&[7, 8, 9]).with_first(Id(8)) == Some(chain(&[8, 7, 9])));
     }
 
     #[test]
     fn nothing_is_passed_on_beyond_the_default() {
-        assert!(chain(&[7, 8]).behind(Id::DEFAULT) == Some(chain(&[1])));
-        assert!(chain(&[7, 8]).behind(Id::IGNORE) == Some(chain(&[2])));
+        assert!(chain(&[7, 8]).with_first(Id::DEFAULT) == Some(chain(&[1])));
+        assert!(chain(&[7, 8]).with_first(Id::IGNORE) == Some(chain(&[2])));
         assert!(chain(&[7, 8, 9]).without(Id(8)) == Some(chain(&[7, 1])));
         assert!(chain(&[7, 8, 9]).without(Id(7)) == Some(chain(&[1])));
         assert!(chain(&[7, 8, 9]).without(Id(10)).is_none());
@@ -275,8 +275,8 @@ mod tests {
     #[test]
     fn a_chain_has_an_end() {
         let full = chain(&[11, 12, 13, 14, 15, 16]);
-        assert!(full.behind(Id(17)).is_none());
-        assert!(full.behind(Id(16)) == Some(chain(&[16, 11, 12, 13, 14, 15])));
+        assert!(full.with_first(Id(17)).is_none());
+        assert!(full.with_first(Id(16)) == Some(chain(&[16, 11, 12, 13, 14, 15])));
         let slot = Slot::new();
         assert!(slot.replace(slot.load(), full));
         assert!(slot.load().chain() == full);

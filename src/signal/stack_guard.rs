@@ -23,7 +23,7 @@ use std::{fmt, io, mem, ptr};
 /// The kernel's `stack_guard_gap`, in pages, unless the command line says otherwise.
 const GAP_PAGES: usize = 256;
 
-/// No mapping of the kernel's choice is within so many bytes below the stack that it grows itself.
+/// The kernel chooses no address for a mapping within this many bytes below the stack that it grows.
 const RESERVED: usize = 128 << 20;
 
 /// More than any program uses, and less than what lies between that stack and the heap.
@@ -38,7 +38,7 @@ enum Kind {
     Fixed,
     /// The kernel's; with the size of a page.
     Grows(usize),
-    /// Nothing is known of it but what it is not: up to `floor` are others.
+    /// Nothing is known of it, except that other stacks lie below `floor`.
     Unknown,
 }
 
@@ -48,14 +48,14 @@ pub(super) struct Stack {
     kind: Kind,
     /// The lowest address that the stack pointer may have, after an overflow, too.
     floor: usize,
-    /// The lowest that can be accessed, or could when it was asked.
+    /// The lowest address that can be accessed, or could when the kernel was asked.
     low: usize,
     /// The end, exclusive.
     high: usize,
 }
 
 impl Stack {
-    /// No stack: contains nothing.
+    /// An empty stack, which contains nothing.
     pub(super) const NONE: Stack = Stack { kind: Kind::Fixed, floor: 0, low: 0, high: 0 };
 
     /// One of an embedder's, with `guard` inaccessible bytes below.
@@ -145,7 +145,7 @@ fn kernels(high: usize, reported_low: Option<usize>) -> Stack {
     let page = page_size();
     // The name of the program is the last thing below the end of the mapping.
     let end = auxiliary(libc::AT_EXECFN).map_or(high, |name| {
-        // SAFETY: the kernel put a string there, which nobody takes away.
+        // SAFETY: the kernel put a string there, which stays.
         let name = unsafe { std::ffi::CStr::from_ptr(ptr::with_exposed_provenance(name)) };
         name.as_ptr().addr() + name.count_bytes() + 1
     });
@@ -165,7 +165,7 @@ fn librarys(stack: Range<usize>, guard: usize) -> Stack {
     Stack::given(&(start..stack.end), guard)
 }
 
-/// The soft limit; `None` for none.
+/// The soft limit; `None` if there is no limit.
 fn limit() -> Option<usize> {
     // SAFETY: all zeroes is a valid value to be overwritten.
     let mut limit: libc::rlimit = unsafe { mem::zeroed() };

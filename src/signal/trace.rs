@@ -28,12 +28,13 @@ use std::ptr;
 
 /// Collects the guest frames of the interrupted thread: for the handler of a sampling profiler.
 ///
-/// What was in the buffer is replaced. If the thread was interrupted in code that is not registered, there are no
+/// The frames replace what was in the buffer. If the thread was interrupted in code that is not registered, there are no
 /// frames: a host function's frames are not walked, and what called it is unknown. Otherwise the first is the
 /// interrupted instruction ([`PcKind::Interrupted`]), its callers follow, and beyond host code those of the calls of
 /// [`catch_trap_with`](super::catch_trap_with) around it, as far as [`Exit`](super::Exit)s were noted. The bounds of
 /// the walk are those of the thread's calls of `catch_trap`. Guest code that was entered in another way shows its
-/// first frame only ([`BacktraceEnd::NoActivation`]); there is [`Backtrace::walk`] for it.
+/// first frame only ([`BacktraceEnd::NoActivation`]); [`Backtrace::walk`] is for it. Thread-local state is touched only if
+/// the interrupted pc is registered code.
 ///
 /// # Safety
 ///
@@ -44,8 +45,7 @@ use std::ptr;
 ///
 /// # Signal safety
 ///
-/// Safe in any handler, of any signal: no lock, no allocation, no system call, no panic. Thread-local state is touched
-/// only if the interrupted pc is registered code.
+/// Async-signal-safe.
 ///
 /// # Examples
 ///
@@ -104,10 +104,10 @@ pub(super) unsafe fn of_trap(activation: &Activation, frame: Registers, overflow
 /// `activation` is this thread's innermost, and the caller has not returned to it.
 pub(super) unsafe fn of_raise(activation: &Activation) {
     let Some(mut trace) = activation.trace() else { return };
-    // SAFETY: as in `of_trap`.
+    // SAFETY: `catch_trap_with` borrows the buffer for as long as the activation lives, and leaves it alone.
     let trace = unsafe { trace.as_mut() };
     trace.restart(PcKind::ReturnAddress);
-    // Whatever calls this has its frames above.
+    // The callers of this have their frames above.
     let here = 0_u8;
     let part = Part { activation, low: (&raw const here).addr() };
     let exit = activation.exit();
@@ -173,7 +173,7 @@ impl Part<'_> {
                 return end;
             }
             let Some(previous) = self.activation.previous() else {
-                // Those on other stacks are not followed.
+                // Activations on other stacks are not followed.
                 return if self.activation.is_outermost() { end } else { BacktraceEnd::HostFrame };
             };
             let Some(exit) = self.activation.caller() else { return BacktraceEnd::HostFrame };

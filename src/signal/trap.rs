@@ -5,12 +5,12 @@ use std::ffi::c_int;
 use std::fmt;
 
 /// Where in registered code a trap happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct TrapSite {
     /// The address of the faulting instruction.
     pub pc: usize,
-    /// The same in bytes from the start of the registered range.
+    /// Bytes from the start of the registered range to that instruction.
     pub text_offset: usize,
     /// The registration that covered `pc` at that moment. It may have been removed since.
     pub id: CodeId,
@@ -32,10 +32,10 @@ pub struct TrapSite {
 /// }
 /// # let _ = lost_its_file;
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct TrapSignal {
-    /// Which one: `SIGSEGV`, `SIGBUS`, `SIGILL` or `SIGFPE`.
+    /// The signal: `SIGSEGV`, `SIGBUS`, `SIGILL` or `SIGFPE`.
     pub number: c_int,
     /// Its `si_code`, such as `BUS_ADRERR`; 128 (`SI_KERNEL`) where the processor gave no address. On x86-64 the one
     /// for a division is `FPE_INTDIV` both for a divisor of zero and for a quotient that does not fit.
@@ -56,12 +56,12 @@ impl fmt::Display for TrapSignal {
 }
 
 /// A trap that ended a call of [`catch_trap`](super::catch_trap).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Trap {
-    /// Why.
+    /// Why the code trapped.
     pub code: TrapCode,
-    /// Where; `None` for a trap that host code raised with [`raise`](super::raise).
+    /// Where the code trapped; `None` for a trap that host code raised with [`raise`](super::raise).
     pub site: Option<TrapSite>,
     /// The address whose access faulted, for `SIGSEGV` and `SIGBUS` where the processor names one. On x86-64 it does
     /// not for addresses that are not canonical; on AArch64 the kernel clears the tag in the top byte.

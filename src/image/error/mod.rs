@@ -145,7 +145,7 @@ pub enum ImageError {
         /// Its offset.
         start: usize,
     },
-    /// A function's key has a kind without meaning, or a module where its kind has none.
+    /// A function's key has a kind without meaning, or a module where its kind has no module.
     UnknownFunctionKey {
         /// The offset of the function.
         start: usize,
@@ -201,7 +201,7 @@ pub enum ImageError {
         /// The one that equals it.
         second: SignatureIndex,
     },
-    /// A source offset is `u32::MAX`, which stands for none.
+    /// A source offset is `u32::MAX`, which is reserved for code without a source.
     SourceOffsetTooLarge {
         /// The text offset of the entry.
         offset: usize,
@@ -253,7 +253,7 @@ pub enum ImageError {
         /// Which name, counted from 0.
         index: Option<usize>,
     },
-    /// An alignment is no power of two, or above [`ImageBuilder::MAX_TEXT_ALIGN`](crate::image::ImageBuilder::MAX_TEXT_ALIGN).
+    /// An alignment is not a power of two, or above [`ImageBuilder::MAX_TEXT_ALIGN`](crate::image::ImageBuilder::MAX_TEXT_ALIGN).
     BadAlignment {
         /// The alignment, in bytes.
         align: u64,

@@ -52,7 +52,7 @@ pub struct ImageBuilder {
     patches: Vec<NewPatch>,
     configuration: Vec<u8>,
     user: Vec<(String, Vec<u8>)>,
-    /// The first thing that there was no memory for.
+    /// The first allocation that failed.
     lacking: Option<OutOfMemory>,
 }
 
@@ -94,7 +94,7 @@ impl ImageBuilder {
         self.add(|image| &mut image.traps, Ok((offset, code)))
     }
 
-    /// Adds the next function that module 0 defines: its code, and its name if it has one. An empty name is none.
+    /// Adds the next function that module 0 defines: its code, and its name if it has one. An empty name counts as no name.
     ///
     /// The first call adds function 0, the second function 1, whatever [`ImageBuilder::compiled`] adds between them.
     pub fn function(&mut self, range: Range<usize>, name: Option<&str>) -> &mut Self {
@@ -104,7 +104,7 @@ impl ImageBuilder {
         self.compiled(range, key, name)
     }
 
-    /// Adds a function or a trampoline: its code, what it is, and its name if it has one. An empty name is none.
+    /// Adds a function or a trampoline: its code, what it is, and its name if it has one. An empty name counts as no name.
     ///
     /// No two may have the same key.
     pub fn compiled(&mut self, range: Range<usize>, key: FunctionKey, name: Option<&str>) -> &mut Self {
@@ -119,7 +119,7 @@ impl ImageBuilder {
         self.add(|image| image.modules.get_or_insert_default(), Ok(module))
     }
 
-    /// Says that the image has no modules, but those added later.
+    /// Says that the image has no modules, except those added later.
     pub fn without_modules(&mut self) -> &mut Self {
         self.modules = Some(Vec::new());
         self
@@ -143,8 +143,8 @@ impl ImageBuilder {
     /// Adds a place where a private copy of the text may be changed: the bytes at `offset` when the patch is enabled,
     /// and when it is not.
     ///
-    /// It lies inside one function of the guest, has 1 to [`Patch::MAX_LEN`](crate::image::Patch::MAX_LEN) bytes, as many in
-    /// both forms, and shares none with another patch. The two forms differ, and the text holds the disabled one.
+    /// It lies inside one function of the guest, has 1 to [`Patch::MAX_LEN`](crate::image::Patch::MAX_LEN) bytes, the
+    /// same number in both forms, and overlaps no other patch. The two forms differ, and the text holds the disabled one.
     pub fn patch(&mut self, offset: usize, enabled: impl Into<Vec<u8>>, disabled: impl Into<Vec<u8>>) -> &mut Self {
         self.add(|image| &mut image.patches, Ok((offset, enabled.into(), disabled.into())))
     }
@@ -219,7 +219,7 @@ impl ImageBuilder {
         Ok(file)
     }
 
-    /// The embedder's names are ones that a section can have. That none comes twice is found out when the file is sealed.
+    /// Every name of the embedder's is one that a section can have. Duplicates are found when the file is sealed.
     fn check_names(&self) -> Result<(), ImageError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
         let fits = |name: &str| (1..=section::MAX_NAME_LEN - section::USER.len()).contains(&name.len());

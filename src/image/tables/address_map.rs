@@ -18,7 +18,7 @@ const PLACE: &str = "source offset";
 ///
 /// What a source offset counts is the compiler's business: bytes of a WebAssembly module, say.
 ///
-/// A section of an image, of little-endian `u32`; a source offset of `u32::MAX` stands for none:
+/// A section of an image, of little-endian `u32`; `u32::MAX` stands for code without a source:
 ///
 /// ```text
 /// count | text offsets: [count], strictly ascending | source offsets: [count]
@@ -42,7 +42,7 @@ pub struct AddressMap {
     sources: Box<[u32]>,
 }
 
-/// The source offset of an entry without one.
+/// What an entry without a source offset stores.
 const NONE: u32 = u32::MAX;
 
 impl AddressMap {
@@ -61,22 +61,23 @@ impl AddressMap {
 
     /// Where in the source the byte at `text_offset` came from, by the last entry at or before it.
     ///
-    /// `None` before the first entry, and where that entry has no source. Functions do not count: an entry holds past
-    /// the end of its function, unless the compiler ended it. [`AddressMap::source_offset_from`] stays inside.
+    /// `None` before the first entry, and where that entry has no source. An entry holds past the end of its function,
+    /// unless the compiler ended it; [`AddressMap::source_offset_from`] stays inside the function.
     ///
     /// O(log n).
     ///
     /// # Signal safety
     ///
-    /// Takes no lock and allocates nothing, but is not part of the code that is audited for handlers. Keep the offset
-    /// and ask afterwards.
+    /// Not for handlers: not audited for them. Keep the offset and ask afterwards.
     #[must_use]
     pub fn source_offset(&self, text_offset: usize) -> Option<u32> {
         self.source_offset_from(0, text_offset)
     }
 
-    /// As [`AddressMap::source_offset`], by entries at or after `floor` only: the start of the function that
+    /// As [`AddressMap::source_offset`], by entries at or after `floor` only: pass the start of the function that
     /// `text_offset` lies in.
+    ///
+    /// O(log n).
     #[must_use]
     pub fn source_offset_from(&self, floor: usize, text_offset: usize) -> Option<u32> {
         // No entry lies past 32 bits.

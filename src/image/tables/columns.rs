@@ -1,4 +1,4 @@
-//! What the tables of an image are made of: a count, columns of as many numbers, and bytes cut into pieces.
+//! What the tables of an image are made of: a count, columns of that many numbers, and bytes cut into pieces.
 //!
 //! All numbers are little-endian `u32`. Nothing is allocated for a count before the section is known to be as long as
 //! it says.
@@ -16,7 +16,7 @@ const WORD: usize = size_of::<u32>();
 pub(super) struct Reader<'a> {
     section: Section,
     bytes: &'a [u8],
-    /// How many of the bytes were read.
+    /// The number of bytes read.
     read: usize,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Reader<'a> {
         Reader { section, bytes, read: 0 }
     }
 
-    /// Reads a count, and `N` columns of as many numbers.
+    /// Reads a count, and `N` columns of that many numbers.
     pub(super) fn columns<const N: usize>(&mut self) -> Result<[Box<[u32]>; N], ImageError> {
         let count = self.take(WORD as u64)?.first_chunk().map_or(0, |count| u32::from_le_bytes(*count));
         let all = self.take(u64::from(count) * (N * WORD) as u64)?;
@@ -69,7 +69,7 @@ pub(super) fn encode(section: Section, columns: &[&[u32]], rest: &[&[u8]]) -> Re
     Ok(bytes)
 }
 
-/// Two sections that describe the same things must agree how many there are.
+/// Two sections that describe the same things must agree on their number.
 pub(super) fn same_count(section: Section, expected: usize, found: usize) -> Result<(), ImageError> {
     if expected == found { Ok(()) } else { Err(ImageError::EntryCount { section, expected, found }) }
 }
@@ -98,7 +98,7 @@ impl Ends {
         Ok(Ends(ends.into()))
     }
 
-    /// How many bytes all pieces have together.
+    /// The length of all pieces together, in bytes.
     pub(super) fn total(&self) -> u64 {
         self.0.last().copied().unwrap_or(0).into()
     }
@@ -114,7 +114,7 @@ impl Ends {
     }
 }
 
-/// A column of names, some or all of which may be missing: an empty name is none.
+/// A column of names, some or all of which may be missing. An empty name counts as no name.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Names {
     /// Empty if all names are.
@@ -173,7 +173,7 @@ impl Names {
     }
 }
 
-/// How many of the numbers below `len` come before the first that `before` is false of, as of a slice.
+/// As `partition_point` of slices, over the numbers below `len`.
 pub(super) fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, len);
     while low < high {

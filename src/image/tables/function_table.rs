@@ -22,10 +22,10 @@ const FUNCTION: &str = "function";
 /// order, each with an index, a key and perhaps a name.
 ///
 /// A function's index is its place in the table. Its key says what it is, and no two are equal. Bytes between functions
-/// (padding, constants) belong to none.
+/// (padding, constants) belong to no function.
 ///
 /// Three sections of an image, so that keys and names can be left out. All numbers are little-endian `u32`; a name ends
-/// where the next begins, and an empty one stands for none. Without keys, the function at place i is the one that
+/// where the next begins, and an empty one counts as no name. Without keys, the function at place i is the one that
 /// module 0 defines as its number i:
 ///
 /// ```text
@@ -68,7 +68,7 @@ pub struct FunctionTable {
 pub struct Function<'a> {
     index: u32,
     key: FunctionKey,
-    /// Has a function at `index`. The rest of it is read if somebody asks.
+    /// Has a function at `index`. Its range and name are read when they are asked for.
     table: &'a FunctionTable,
 }
 
@@ -150,14 +150,13 @@ impl FunctionTable {
     ///
     /// # Signal safety
     ///
-    /// Takes no lock and allocates nothing, but is not part of the code that is audited for handlers. Keep the offset
-    /// and ask afterwards.
+    /// Not for handlers: not audited for them. Keep the offset and ask afterwards.
     #[inline]
     #[must_use]
     pub fn by_offset(&self, offset: usize) -> Option<Function<'_>> {
         let offset = u32::try_from(offset).ok()?;
         let place = rank(&self.starts, offset).checked_sub(1)?;
-        // It starts at the offset or before.
+        // The last function that starts at or before the offset.
         if offset < *self.ends.get(place)? { self.entry(place) } else { None }
     }
 
@@ -167,7 +166,7 @@ impl FunctionTable {
     ///
     /// # Signal safety
     ///
-    /// As for [`FunctionTable::by_offset`].
+    /// Not for handlers: not audited for them.
     #[must_use]
     pub fn by_key(&self, key: FunctionKey) -> Option<Function<'_>> {
         self.entry(self.keys.place_of(key)?)

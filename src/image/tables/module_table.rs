@@ -14,7 +14,7 @@ const SECTION: Section = Section::new(".trapline.modules", "the table of modules
 
 /// The modules that were compiled into an image. A component has several.
 ///
-/// A section of an image, of little-endian `u32`; a name ends where the next begins, and an empty one stands for none.
+/// A section of an image, of little-endian `u32`; a name ends where the next begins, and an empty one counts as no name.
 /// An image without the section has one module, without a name, imports or flags:
 ///
 /// ```text
@@ -33,7 +33,7 @@ pub struct ModuleInfo<'a> {
     index: ModuleIndex,
     imported_functions: u32,
     flags: u32,
-    /// Those of the table, read only if somebody asks.
+    /// Those of the table, read only when they are asked for.
     names: &'a Names,
 }
 

@@ -19,7 +19,7 @@ const PATCH: &str = "patch";
 /// holds the disabled bytes of all.
 ///
 /// A section of an image, of little-endian `u32`. The enabled bytes of a patch end where those of the next begin, and
-/// its disabled bytes are as many:
+/// it has as many disabled ones:
 ///
 /// ```text
 /// count | offsets: [count] | ends: [count] | enabled bytes | disabled bytes
@@ -123,7 +123,7 @@ impl PatchTable {
         Some((index, self.get(index)?))
     }
 
-    /// The indices of the patches that begin in `offsets`. Empty if there are none.
+    /// The indices of the patches that begin in `offsets`. Empty if no patch does.
     ///
     /// O(log n).
     #[must_use]

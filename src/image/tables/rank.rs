@@ -1,6 +1,6 @@
 //! The search of a sorted column.
 
-/// Numbers that are compared at once in the end, with vectors where there are any.
+/// The numbers that are compared at once in the last step, with vectors where the target has them.
 const LAST: usize = 16;
 
 /// How many numbers of `sorted`, which ascends, are `key` or less.
@@ -18,13 +18,13 @@ pub(super) fn rank(sorted: &[u32], key: u32) -> usize {
     if window.left > LAST {
         window.narrow::<3>(key);
     }
-    // What the sixteen have before the window is not above the key, and what they have beyond it is.
+    // Of the sixteen, those before the window are `<= key`, and those after it are `> key`.
     let first = window.base.min(last);
     let sixteen = sorted.get(first..).and_then(|rest| rest.first_chunk());
     first + sixteen.map_or(0, |sixteen| rank_in_sixteen(sixteen, key))
 }
 
-/// Numbers `base..base + left` of `sorted`, which has them. All before them are not above the key, all behind them are.
+/// Numbers `base..base + left` of `sorted`. Elements before the window are `<= key`; those after it are `> key`.
 struct Window<'s> {
     sorted: &'s [u32],
     base: usize,
@@ -37,7 +37,7 @@ impl Window<'_> {
     /// The probes do not wait for each other, so that a step takes little longer than one of a binary search.
     #[inline]
     fn narrow<const PROBES: usize>(&mut self, key: u32) {
-        // Of at least so many, `PROBES` steps of the size rounded up are not more than all.
+        // `PROBES` steps, rounded up, fit into a window of `PROBES * PROBES` numbers or more.
         debug_assert!(self.left >= PROBES * PROBES && self.sorted.len() - self.base >= self.left);
         let step = self.left.div_ceil(PROBES + 1);
         let mut below = 0;
@@ -48,7 +48,7 @@ impl Window<'_> {
             below += usize::from(unsafe { *self.sorted.get_unchecked(at) } <= key);
         }
         self.base += below * step;
-        // Between the last probe that was not above and the first that was; or behind the last probe.
+        // Between the last probe `<= key` and the first one above; or after the last probe.
         self.left = if below == PROBES { self.left - PROBES * step } else { step - 1 };
     }
 }
@@ -72,7 +72,7 @@ fn rank_in_sixteen(sixteen: &[u32; LAST], key: u32) -> usize {
         let (low, high) = (_mm_packs_epi32(four(0), four(1)), _mm_packs_epi32(four(2), four(3)));
         _mm_movemask_epi8(_mm_packs_epi16(low, high)) as u32
     };
-    // They ascend; a seventeenth would be above.
+    // They ascend, so the first one above the key counts those before it; sixteen if no one is above.
     (above | 1 << LAST).trailing_zeros() as usize
 }
 

@@ -14,8 +14,8 @@ const SECTION: Section = Section::new(".trapline.sigs", "the table of signatures
 
 /// The types of functions that an image speaks of: byte strings, which only the embedder understands. No two are equal.
 ///
-/// A section of an image, of little-endian `u32`; a signature ends where the next begins. An image without the section
-/// has none:
+/// A section of an image, of little-endian `u32`; a signature ends where the next begins. An image without signatures
+/// has no such section:
 ///
 /// ```text
 /// count | ends: [count] | bytes

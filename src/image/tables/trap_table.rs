@@ -17,9 +17,8 @@ const SITE: &str = "trap site";
 
 /// A sorted map from text offset to [`TrapCode`], in the bytes that an image stores.
 ///
-/// Five bytes a site. The bytes are searched as they are, so that loading a table is one check and one copy. What a
-/// value holds was checked when it was made: offsets strictly ascending and inside the text, codes known. Clones share
-/// the bytes.
+/// Five bytes a site. The bytes are searched as they are: loading a table is one check and one copy. A table was checked
+/// when it was made: its offsets ascend strictly and lie inside the text, its codes are known. Clones share the bytes.
 ///
 /// # Examples
 ///
@@ -100,7 +99,7 @@ impl TrapTable {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe: a binary search over bytes on the heap, without lock, allocation or panic.
+    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn get(&self, offset: usize) -> Option<TrapCode> {

@@ -90,7 +90,7 @@ pub(in crate::signal) unsafe fn is_protection_fault(_context: *const c_void) -> 
 /// As for [`frame`]; `sp` was stored by an [`enter`] of this thread that has not returned.
 pub(in crate::signal) unsafe fn redirect(context: *mut c_void, sp: usize) {
     let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: as in `frame`. The other state bits stay: a debugger may be single-stepping.
+    // SAFETY: the caller passes what the kernel built. The other state bits stay: a debugger may be single-stepping.
     unsafe {
         let registers = &mut (*context).uc_mcontext;
         registers.pc = land as *const () as u64;

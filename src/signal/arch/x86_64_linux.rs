@@ -60,7 +60,7 @@ pub(in crate::signal) unsafe fn frame(context: *const c_void) -> Registers {
 pub(in crate::signal) unsafe fn is_protection_fault(context: *const c_void) -> bool {
     const GENERAL_PROTECTION: i64 = 13;
     let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: as in `frame`. For a signal that is no fault the kernel leaves the number of the fault before, or zero.
+    // SAFETY: the caller passes what the kernel built. For a signal that is no fault the kernel leaves the number of the fault before, or zero.
     unsafe { (*context).uc_mcontext.gregs[libc::REG_TRAPNO as usize] == GENERAL_PROTECTION }
 }
 
@@ -71,7 +71,7 @@ pub(in crate::signal) unsafe fn is_protection_fault(context: *const c_void) -> b
 /// As for [`frame`]; `sp` was stored by an [`enter`] of this thread that has not returned.
 pub(in crate::signal) unsafe fn redirect(context: *mut c_void, sp: usize) {
     let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: as in `frame`. The trap flag stays: a debugger may be single-stepping.
+    // SAFETY: the caller passes what the kernel built. The trap flag stays: a debugger may be single-stepping.
     unsafe {
         let registers = &mut (*context).uc_mcontext.gregs;
         registers[libc::REG_RIP as usize] = land as *const () as i64;

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Entries that are wrong on purpose are walked as well, and must be found out: the exit status says whether all
-//! entries behaved as they should.
+//! entries behaved as they should, and whether the list of entry points in `src/handler/mod.rs` is true.
 
+mod list;
 mod program;
 mod rules;
 mod walk;
@@ -14,14 +15,18 @@ mod walk;
 use program::Program;
 use rules::Kind;
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 
-const ENTRIES: [(&str, Kind); 6] = [
+const ENTRIES: [(&str, Kind); 9] = [
     ("entry_lookup", Kind::Lookup),
     ("entry_view", Kind::Lookup),
+    ("entry_text", Kind::Lookup),
+    ("entry_stats", Kind::Lookup),
     ("entry_walk", Kind::Lookup),
     ("entry_sample", Kind::Signal),
     ("entry_signal", Kind::Signal),
+    ("entry_installed", Kind::Handler),
     ("trapline::signal::install::on_signal", Kind::Handler),
 ];
 
@@ -39,6 +44,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let path = std::env::args_os().nth(1).ok_or("usage: reachable PROGRAM")?;
     let program = Program::read(&std::fs::read(path)?)?;
     let mut fine = true;
+    let src = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src"));
+    let walked = ENTRIES.map(|(name, _)| name);
+    let listed = std::fs::read_to_string(src.join("handler/mod.rs"))?;
+    for broken in list::broken(&listed, include_str!("bin/handler_entries.rs"), &walked, &list::documented(src)?) {
+        fine = false;
+        println!("BROKEN LIST in src/handler/mod.rs: {broken}");
+    }
     for (name, kind) in ENTRIES {
         let entry = program.named(name).ok_or_else(|| format!("no function {name}"))?;
         let reached = walk::from_entry(&program, entry, rules::is_harmless);

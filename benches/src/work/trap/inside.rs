@@ -44,14 +44,14 @@ unsafe extern "C" fn many_times(signum: c_int, info: *mut libc::siginfo_t, conte
         // goes back to the kernel.
         unsafe {
             registers.write(interrupted);
-            handled &= handle_signal(signum, info, context);
+            handled &= handle_signal(signum, info.cast(), context);
         }
     }));
     LOOKUP.set(fastest(|| handled &= process::trap_code(black_box(pc)).is_some()));
     // SAFETY: as above.
     unsafe {
         registers.write(interrupted);
-        handled &= handle_signal(signum, info, context);
+        handled &= handle_signal(signum, info.cast(), context);
     }
     if !handled {
         // SAFETY: ends the process; there is nowhere to go on.

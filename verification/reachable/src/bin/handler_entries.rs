@@ -6,6 +6,8 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::hint::black_box;
 use std::sync::Mutex;
+use trapline::image::{Image, TrapTable};
+use trapline::process::RegisteredText;
 use trapline::{Backtrace, CodeRegistry, Registers, process};
 
 static REGISTRY: CodeRegistry<[usize; 4]> = CodeRegistry::new();
@@ -15,18 +17,55 @@ static REGISTRY: CodeRegistry<[usize; 4]> = CodeRegistry::new();
 #[inline(never)]
 extern "C" fn entry_lookup(pc: usize) -> usize {
     let own = REGISTRY.with(pc, |found| found.payload()[1].wrapping_add(found.offset())).unwrap_or(0);
+    let id = REGISTRY.with(pc, |found| found.id().as_u64() as usize).unwrap_or(0);
     let code = process::trap_code(pc).map_or(0, |code| usize::from(code.to_u8()));
     let place = process::with(pc, |found| found.range().start ^ found.offset()).unwrap_or(0);
-    own ^ code ^ place ^ usize::from(process::trap_code(pc).is_some())
+    own ^ id ^ code ^ place ^ usize::from(process::trap_code(pc).is_some())
 }
 
 /// Many lookups at once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn entry_view(pc: usize) -> usize {
-    let own = REGISTRY.view(|view| [pc, pc ^ 64].map(|pc| view.get(pc).map_or(0, |found| found.offset())));
+    let own = REGISTRY.view(|view| {
+        let offset = |pc| view.get(pc).map_or(0, |found| found.offset());
+        offset(pc) ^ offset(pc ^ 64)
+    });
     let code = trapline::process::view(|view| view.get(pc).map_or(0, |found| found.range().start));
-    own[0] ^ own[1] ^ code
+    own ^ code
+}
+
+/// What a handler asks of a text that it found.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_text(pc: usize) -> usize {
+    let code = process::with(pc, |found| {
+        let (text, offset) = (found.payload(), found.offset());
+        let image = RegisteredText::image(text);
+        let codes = [
+            RegisteredText::trap_code(text, offset),
+            Image::trap_code(image, offset),
+            TrapTable::get(image.traps(), offset),
+        ];
+        codes.map(|code| code.map_or(0, |code| usize::from(code.to_u8()))).iter().sum::<usize>()
+            ^ usize::from(text.is_private())
+    });
+    code.unwrap_or(0)
+}
+
+/// Counts for a handler that reports.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_stats(_: usize) -> usize {
+    let (own, code, mapped) = (REGISTRY.stats(), process::stats(), process::mapping_stats());
+    own.live_ranges ^ code.live_ranges ^ mapped.refused_bytes
+}
+
+/// Which signals are ours, which takes a system call for each.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_installed(_: usize) -> usize {
+    usize::from(trapline::signal::installed() == trapline::signal::Signals::all())
 }
 
 /// A backtrace by an embedder who enters guest code in its own way.
@@ -34,7 +73,13 @@ extern "C" fn entry_view(pc: usize) -> usize {
 #[inline(never)]
 unsafe extern "C" fn entry_walk(backtrace: &mut Backtrace, frame: &Registers, entry: usize) {
     // SAFETY: the stack can be read, says our caller.
-    unsafe { backtrace.walk(*frame, entry) }
+    unsafe { backtrace.walk(*frame, entry) };
+    let (mut own, full) = (Backtrace::<8>::new(), backtrace.len() == 8);
+    // SAFETY: the stack can be read, says our caller.
+    REGISTRY.view(|view| unsafe { own.walk_in(view, *frame, entry) });
+    if full || own.is_empty() || own.end() == backtrace.end() || own.pcs().eq(backtrace.pcs()) {
+        backtrace.clear();
+    }
 }
 
 /// What a profiler's handler calls.
@@ -50,7 +95,7 @@ unsafe extern "C" fn entry_sample(context: *const c_void, backtrace: &mut Backtr
 #[inline(never)]
 unsafe extern "C" fn entry_signal(signum: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
     // SAFETY: the arguments are the kernel's, says our caller.
-    unsafe { trapline::signal::handle_signal(signum, info, context) }
+    unsafe { trapline::signal::handle_signal(signum, info.cast(), context) }
 }
 
 /// Wrong on purpose: an index that the compiler cannot prove.
@@ -110,6 +155,9 @@ fn main() {
     let entries = [
         entry_lookup,
         entry_view,
+        entry_text,
+        entry_stats,
+        entry_installed,
         control_indexing,
         control_allocation,
         control_lock,
