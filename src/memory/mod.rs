@@ -18,6 +18,8 @@ mod text;
 
 #[cfg(feature = "store")]
 pub(crate) use pages::Slot;
+#[cfg(all(feature = "signal", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) use pages::page_size;
 pub(crate) use private_text::PrivateText;
 #[cfg(feature = "store")]
 pub(crate) use private_text::{Overwrite, WriteError};

@@ -211,7 +211,7 @@ unsafe fn map_at(place: *mut u8, len: usize, rights: Rights, file: Option<(&File
     }
 }
 
-pub(super) fn page_size() -> Option<usize> {
+pub(crate) fn page_size() -> Option<usize> {
     // SAFETY: asks for a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).ok().filter(|size| size.is_power_of_two())

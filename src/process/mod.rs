@@ -1,10 +1,27 @@
 //! The process-wide registry: all published images that the process has registered, and stores' private copies.
 //!
 //! It has the verbs of [`CodeRegistry`], as functions. [`register`] takes the range from the image itself, so that safe
-//! code cannot make a handler believe that other addresses hold guest code.
+//! code cannot make a handler believe that other addresses hold guest code. The handlers of `signal` ask this registry,
+//! and so do [`Backtrace::walk`](crate::Backtrace::walk) and [`symbolize`].
 //!
-//! [`signal`](crate::signal) and [`Backtrace`](crate::Backtrace) ask this registry; a registry of one's own is asked by
-//! handlers of one's own.
+//! # Examples
+//!
+//! ```
+//! use std::sync::Arc;
+//! use trapline::image::{Image, ImageBuilder};
+//! use trapline::{TrapCode, process};
+//!
+//! let file = ImageBuilder::new().text([0x0f, 0x0b]).trap(0, TrapCode::Unreachable).finish()?;
+//! let image = Arc::new(Image::parse(&file)?.publish()?);
+//! let pc = image.text_range().start;
+//! let registration = process::register(image)?;
+//! // In a handler, with the interrupted pc:
+//! assert_eq!(process::trap_code(pc), Some(TrapCode::Unreachable));
+//! assert_eq!(process::with(pc + 1, |found| found.offset()), Some(1));
+//! registration.unregister()?;
+//! assert_eq!(process::trap_code(pc), None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod registered_text;
 mod symbol;
@@ -77,7 +94,7 @@ fn text_of(image: Arc<Image>) -> Result<Arc<RegisteredText>, RegisterError> {
         .map_err(|OutOfMemory { bytes }| RegisterError::OutOfMemory { range, bytes })
 }
 
-/// Removes what was registered as `id`, and says whether anybody may still see it; see [`CodeRegistry::unregister`].
+/// Removes what was registered as `id`, and says whether a reader may still see it; see [`CodeRegistry::unregister`].
 ///
 /// # Errors
 ///
@@ -90,7 +107,7 @@ pub fn unregister(id: CodeId) -> Result<Unregistered, UnregisterError> {
     CODE.unregister(id)
 }
 
-/// Removes what was registered as `id`, and waits until nobody sees it any more; see
+/// Removes what was registered as `id`, and waits until no reader sees it any more; see
 /// [`CodeRegistry::unregister_and_wait`].
 ///
 /// # Errors
@@ -195,9 +212,9 @@ pub struct MappingStats {
 
 /// Counts what the operating system refused to unmap when an image, or a store's private copy, was dropped.
 ///
-/// It is no longer accessible, and takes addresses but no memory (on Linux before 6.13 it may read as zeros).
-/// It is tried again whenever other code is unmapped, and by [`reclaim`]. Linux refuses where a mapping would have to be
-/// split and the process has as many as it may: other executable pages on both sides of a text.
+/// Such pages are no longer accessible, and take addresses but no memory (on Linux before 6.13 they may read as zeros).
+/// Unmapping is tried again whenever other code is unmapped, and by [`reclaim`]. Linux refuses where it would have to
+/// split a mapping and the process is at its limit of mappings: between other executable pages.
 ///
 /// # Signal safety
 ///
@@ -214,7 +231,7 @@ pub fn mapping_stats() -> MappingStats {
 /// Keeps an image registered; see [`register`].
 ///
 /// Dropping it hides the code from later lookups. It stops no thread that executes the code: keep the [`Image`] alive
-/// until none does.
+/// until no thread does.
 #[must_use = "dropping the registration unregisters the code"]
 pub struct Registration(registry::Registration<'static, RegisteredText>);
 
@@ -225,8 +242,8 @@ impl Registration {
         self.0.id()
     }
 
-    /// Hides the code from later lookups, and says whether anybody may still see it. If nobody does, the registry has let
-    /// go of the image when this returns.
+    /// Hides the code from later lookups, and says whether a reader may still see it. If none can, the registry has
+    /// dropped its `Arc` of the image when this returns.
     ///
     /// # Errors
     ///
@@ -239,9 +256,8 @@ impl Registration {
         self.0.unregister()
     }
 
-    /// Hides the code from later lookups, and waits until nobody sees it any more; see
-    /// [`CodeRegistry::unregister_and_wait`], and there what would make it wait for ever. `None` for an image without
-    /// text.
+    /// Hides the code from later lookups, and waits until no reader sees it any more; see
+    /// [`CodeRegistry::unregister_and_wait`], also for what makes it wait for ever. `None` for an image without text.
     ///
     /// The text is unmapped when the result is dropped, unless there are other `Arc`s of the image.
     ///

@@ -17,6 +17,7 @@
 //!
 //! On any other stack, a fiber's, we know only what the embedder tells.
 
+use crate::memory;
 use std::ops::Range;
 use std::{fmt, io, mem, ptr};
 
@@ -212,9 +213,7 @@ fn is_readable(address: usize) -> bool {
 }
 
 pub(super) fn page_size() -> usize {
-    // SAFETY: no preconditions.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(size).unwrap_or(4096)
+    memory::page_size().unwrap_or(4096)
 }
 
 #[cfg(test)]

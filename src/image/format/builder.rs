@@ -157,7 +157,7 @@ impl ImageBuilder {
 
     /// Adds bytes of the embedder's own under a name that only it uses.
     ///
-    /// They come back from [`Image::section`](crate::image::Image::section). A name has 1 to 240 of the characters
+    /// They come back from [`Tables::section`]. A name has 1 to 240 of the characters
     /// `A-Z a-z 0-9 _ - .`
     pub fn section(&mut self, name: &str, bytes: impl Into<Vec<u8>>) -> &mut Self {
         self.add(|image| &mut image.user, allocate::copy_str(name).map(|name| (name, bytes.into())))

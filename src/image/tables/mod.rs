@@ -38,6 +38,21 @@ macro_rules! tables {
         /// Everything that an image says about its text: tables on the heap, which were checked when they were parsed.
         ///
         /// [`Image`](crate::image::Image) and [`Unpublished`](crate::image::Unpublished) dereference to it.
+        ///
+        /// # Sections
+        ///
+        /// Their layouts are described with the tables.
+        ///
+        /// | section | content | if it is missing |
+        /// |---|---|---|
+        /// | `.trapline.traps` | [`TrapTable`] | not an image |
+        /// | `.trapline.funcs` | [`FunctionTable`]: where functions are | not an image |
+        /// | `.trapline.keys` | [`FunctionTable`]: what each function is | the functions of one module, in order |
+        /// | `.trapline.names` | [`FunctionTable`]: what each function is called | no names |
+        /// | `.trapline.modules` | [`ModuleTable`] | one module |
+        /// | `.trapline.sigs` | [`SignatureTable`] | no signatures |
+        /// | `.trapline.addrs` | [`AddressMap`] | no source offsets |
+        /// | `.trapline.patches` | [`PatchTable`] | no patches |
         pub struct Tables {
             $(pub(super) $name: $table,)*
             pub(super) embedder: Embedder,
