@@ -12,6 +12,8 @@ use std::{fmt, io, mem, ops, ptr};
 
 /// A set of the signals that processors' traps arrive as.
 ///
+/// # Examples
+///
 /// ```
 /// use trapline::signal::Signals;
 ///
@@ -40,16 +42,19 @@ impl Signals {
     ];
 
     /// The empty set.
+    #[must_use]
     pub const fn empty() -> Self {
         Signals(0)
     }
 
     /// All four signals.
+    #[must_use]
     pub const fn all() -> Self {
         Signals(15)
     }
 
     /// Whether all of `other` are in this set.
+    #[must_use]
     pub const fn contains(self, other: Signals) -> bool {
         self.0 & other.0 == other.0
     }

@@ -103,6 +103,23 @@ fn published_text_runs() {
 }
 
 #[test]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn an_entry_is_the_code_at_its_offset() {
+    let _alone = only_publisher();
+    #[cfg(target_arch = "x86_64")]
+    let number = |n| [0xb8, n, 0, 0, 0, 0xc3, 0xcc, 0xcc]; // mov eax, n; ret
+    #[cfg(target_arch = "aarch64")]
+    let number = |n: u8| [n << 5, n >> 3, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6]; // mov w0, #n; ret
+    let text = [number(1), number(2), number(3)].concat();
+    let code = Image::parse(&built(ImageBuilder::new().text(text))).unwrap().publish().unwrap();
+    for (offset, expected) in [(0, Some(1)), (8, Some(2)), (16, Some(3)), (24, None), (usize::MAX, None)] {
+        // SAFETY: at the offsets in the text that are tried, there are functions of this type; `code` outlives the calls.
+        let entry = unsafe { code.entry::<extern "C" fn() -> i32>(offset) };
+        assert_eq!(entry.map(|function| function()), expected, "at {offset}");
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn page_aligned_text_runs_from_the_file_and_leaves_with_the_memory() {
     let _alone = only_publisher();
