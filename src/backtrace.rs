@@ -1,6 +1,8 @@
 //! Backtraces: who called the guest code that trapped or was sampled.
 
 use core::fmt;
+use core::iter::FusedIterator;
+use core::{mem, slice};
 
 use crate::handler::walk::{self, BacktraceEnd, PcKind, Registers, Trace};
 #[cfg(feature = "image")]
@@ -73,8 +75,8 @@ impl<const N: usize> Backtrace<N> {
     /// # Signal safety
     ///
     /// Async-signal-safe.
-    pub fn pcs(&self) -> impl ExactSizeIterator<Item = (usize, PcKind)> + '_ {
-        self.0.pcs().iter().enumerate().map(|(index, pc)| (*pc, self.0.kind(index)))
+    pub fn pcs(&self) -> Pcs<'_> {
+        Pcs { left: self.0.pcs().iter(), next: self.0.kind(0) }
     }
 
     /// What each frame's code is called, innermost first; `None` for code that is not registered any more. See
@@ -189,6 +191,39 @@ impl<const N: usize> Backtrace<N> {
         &mut self.0
     }
 }
+
+impl<'b, const N: usize> IntoIterator for &'b Backtrace<N> {
+    type Item = (usize, PcKind);
+    type IntoIter = Pcs<'b>;
+
+    fn into_iter(self) -> Pcs<'b> {
+        self.pcs()
+    }
+}
+
+/// The program counters of a [`Backtrace`], with what they mean; see [`Backtrace::pcs`].
+#[derive(Clone, Debug)]
+pub struct Pcs<'b> {
+    left: slice::Iter<'b, usize>,
+    /// The kind of the next one. All others are return addresses.
+    next: PcKind,
+}
+
+impl Iterator for Pcs<'_> {
+    type Item = (usize, PcKind);
+
+    fn next(&mut self) -> Option<(usize, PcKind)> {
+        let pc = *self.left.next()?;
+        Some((pc, mem::replace(&mut self.next, PcKind::ReturnAddress)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.left.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Pcs<'_> {}
+impl FusedIterator for Pcs<'_> {}
 
 impl<const N: usize> Default for Backtrace<N> {
     fn default() -> Self {

@@ -58,7 +58,7 @@ pub mod signal;
 pub mod store;
 mod sync;
 
-pub use backtrace::Backtrace;
+pub use backtrace::{Backtrace, Pcs};
 pub use handler::trap_code::{TrapCode, UnknownTrapCode, UserTrap};
 pub use handler::walk::{BacktraceEnd, PcKind, Registers};
 #[cfg(feature = "guard")]

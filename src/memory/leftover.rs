@@ -23,7 +23,7 @@ struct Range {
 struct Ranges {
     /// To be tried next.
     waiting: Option<Box<Range>>,
-    /// Tried since those came to wait.
+    /// Already tried in this round.
     tried: Option<Box<Range>>,
 }
 
@@ -33,7 +33,7 @@ static REFUSED: Lock<Ranges> = Lock::new(Ranges { waiting: None, tried: None });
 static RANGES: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// How many ranges are tried again on the way of something else.
+/// How many refused ranges an unmapping tries again.
 const FEW: usize = 4;
 
 impl Slot {

@@ -19,7 +19,7 @@ pub(crate) use super::leftover::Slot;
 /// Pages of our own, unmapped when dropped.
 pub(super) struct Pages {
     start: NonNull<u8>,
-    /// A multiple of the size of a page, not 0. 0 once it is not certain any more that the pages are ours.
+    /// A multiple of the size of a page. 0 once the pages may no longer be ours.
     len: usize,
     /// Taken when dropped.
     slot: Option<Slot>,
@@ -47,13 +47,13 @@ impl Rights {
 }
 
 impl Pages {
-    /// As many pages as `len` bytes take, not 0: writable, all zero.
+    /// Writable pages for `len` bytes, not 0: all zero.
     pub(super) fn anonymous(len: usize, slot: Slot) -> io::Result<Self> {
         // SAFETY: adds a mapping.
         unsafe { Pages::map(len, None, slot) }
     }
 
-    /// As many private pages as `len` bytes take, not 0, of `file` from `offset` on: writable, which changes no file.
+    /// Private pages for `len` bytes, not 0, of `file` from `offset` on: writable, without changing the file.
     ///
     /// # Safety
     ///
@@ -141,7 +141,7 @@ impl Pages {
         unsafe { self.replace(Rights::Execute, Some((file, offset))) }
     }
 
-    /// Takes the pages away from the file that they are of: what is there now is there in writable, anonymous pages.
+    /// Replaces pages of a file by writable, anonymous pages with the same bytes.
     ///
     /// Any error takes the pages away.
     pub(super) fn detach(&mut self) -> io::Result<()> {

@@ -21,12 +21,12 @@ pub(crate) struct WritableText {
 /// Where the bytes of a text are from.
 #[derive(Default)]
 enum Source {
-    /// They were copied into pages of memory.
+    /// Copied into anonymous pages.
     #[default]
     Memory,
-    /// They are in private pages of a file, and may have been changed.
+    /// In private pages of a file, and perhaps changed.
     File,
-    /// They are what `file` holds from `offset` on, to the end of the last page.
+    /// What `file` holds from `offset` on, to the end of the last page.
     Unchanged { file: File, offset: u64 },
 }
 

@@ -58,17 +58,17 @@ pub enum ImageError {
     },
     /// A section that every image has is missing.
     MissingSection {
-        /// Which.
+        /// The section.
         section: Section,
     },
     /// A section that may exist once exists twice.
     DuplicateSection {
-        /// Which, in words.
+        /// The section, in words.
         section: String,
     },
     /// A section ends past the end of the file.
     SectionOutsideFile {
-        /// Which, in words.
+        /// The section, in words.
         section: String,
         /// Where it claims to begin, in bytes from the start of the file.
         offset: u64,
@@ -86,7 +86,7 @@ pub enum ImageError {
     },
     /// A section is compressed, or has no bytes in the file.
     SectionKind {
-        /// Which, in words.
+        /// The section, in words.
         section: String,
     },
     /// A name for a section of the embedder's own is empty, too long, or has other characters than `A-Za-z0-9_-.`.
@@ -96,7 +96,7 @@ pub enum ImageError {
     },
     /// A section is shorter or longer than what its first bytes say it holds.
     TableLength {
-        /// Which.
+        /// The section.
         section: Section,
         /// How many bytes it should have.
         expected: u64,
@@ -189,7 +189,7 @@ pub enum ImageError {
     },
     /// A module has flags without meaning.
     UnknownModuleFlags {
-        /// Which module, counted from 0.
+        /// The module, counted from 0.
         module: usize,
         /// The flags that it has.
         flags: u32,
@@ -206,7 +206,7 @@ pub enum ImageError {
         /// The text offset of the entry.
         offset: usize,
     },
-    /// A patch has no bytes, more than [`Patch::MAX_LEN`](crate::image::Patch::MAX_LEN), or not as many in both forms.
+    /// A patch has no bytes, more than [`Patch::MAX_LEN`](crate::image::Patch::MAX_LEN), or a different number in each form.
     PatchLength {
         /// Its offset.
         offset: usize,
@@ -227,10 +227,10 @@ pub enum ImageError {
     },
     /// The text does not hold the disabled bytes of a patch.
     PatchNotInText {
-        /// Where it should.
+        /// Where the text should hold them.
         range: Range<usize>,
     },
-    /// Two sections that describe the same things disagree how many there are.
+    /// Two sections that describe the same things disagree on their number.
     EntryCount {
         /// The section that has too few or too many.
         section: Section,

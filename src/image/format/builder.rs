@@ -43,9 +43,9 @@ pub struct ImageBuilder {
     text_align: Option<u64>,
     traps: Vec<(usize, TrapCode)>,
     functions: Vec<(Range<usize>, FunctionKey, Option<String>)>,
-    /// How many functions of module 0 were added without a key.
+    /// The number of functions of module 0 that were added without a key.
     unkeyed: u32,
-    /// `None` stands for one module about which there is nothing to say.
+    /// `None` stands for one module without a description.
     modules: Option<Vec<ModuleDescription>>,
     signatures: Vec<Vec<u8>>,
     addresses: Vec<(usize, Option<u32>)>,
@@ -66,7 +66,7 @@ impl ImageBuilder {
         ImageBuilder::default()
     }
 
-    /// Sets the machine that the code is for. Without this, the one that this program runs on.
+    /// Sets the machine that the code is for. The default is the one that this program runs on.
     pub fn target(&mut self, target: Target) -> &mut Self {
         self.target = Some(target);
         self
@@ -81,9 +81,8 @@ impl ImageBuilder {
     /// Sets the alignment of the text within the file, in bytes: a power of two up to
     /// [`ImageBuilder::MAX_TEXT_ALIGN`].
     ///
-    /// Without this, the largest page of the target, so that
-    /// [`Image::from_file`](crate::image::Image::from_file) need not copy the text. Less makes a smaller file.
-    /// In memory, text always begins a page.
+    /// The default is the largest page of the target, so that [`Image::from_file`](crate::image::Image::from_file) need
+    /// not copy the text. A smaller alignment makes a smaller file. In memory, text always begins a page.
     pub fn text_align(&mut self, align: u64) -> &mut Self {
         self.text_align = Some(align);
         self
@@ -96,7 +95,8 @@ impl ImageBuilder {
 
     /// Adds the next function that module 0 defines: its code, and its name if it has one. An empty name counts as no name.
     ///
-    /// The first call adds function 0, the second function 1, whatever [`ImageBuilder::compiled`] adds between them.
+    /// The first call adds function 0, the second one function 1, no matter what [`ImageBuilder::compiled`] adds between
+    /// them.
     pub fn function(&mut self, range: Range<usize>, name: Option<&str>) -> &mut Self {
         let key =
             FunctionKey::Defined { module: ModuleIndex::new(0), function: DefinedFunctionIndex::new(self.unkeyed) };
@@ -114,7 +114,7 @@ impl ImageBuilder {
 
     /// Adds the next module. The first call describes module 0.
     ///
-    /// Without a call, an image has one module about which it says nothing.
+    /// Without a call, an image has one module without a description.
     pub fn module(&mut self, module: ModuleDescription) -> &mut Self {
         self.add(|image| image.modules.get_or_insert_default(), Ok(module))
     }
@@ -163,7 +163,7 @@ impl ImageBuilder {
         self.add(|image| &mut image.user, allocate::copy_str(name).map(|name| (name, bytes.into())))
     }
 
-    /// Appends to a list, or remembers that there was no memory.
+    /// Appends to a list, or remembers that memory ran out.
     fn add<T>(&mut self, list: fn(&mut Self) -> &mut Vec<T>, element: Result<T, OutOfMemory>) -> &mut Self {
         if let Err(lacking) = element.and_then(|element| allocate::push(list(self), element)) {
             self.lacking.get_or_insert(lacking);
@@ -177,8 +177,9 @@ impl ImageBuilder {
     ///
     /// # Errors
     ///
-    /// An [`ImageError`] that names the first trap site, function, section or setting that is wrong, by the rules of
-    /// the method that took it; and [`ImageError::OutOfMemory`], also if there was no memory for what was added before.
+    /// An [`ImageError`] that names the first trap site, function, section or setting that breaks a rule of the method
+    /// that took it, or an offset that does not fit in 32 bits; and [`ImageError::OutOfMemory`], also if memory ran out
+    /// in an earlier call.
     pub fn finish(&self) -> Result<Vec<u8>, ImageError> {
         self.lacking.map_or(Ok(()), Err)?;
         let target = self.target.or(Target::host()).ok_or(ImageError::UnsupportedHost)?;

@@ -14,8 +14,8 @@ use crate::image::tables::Tables;
 
 type Header = elf::FileHeader64<Endianness>;
 
-/// The sections of a file that are ours, sorted by name. Names are unique; no two share a byte of the file, nor does
-/// any with the headers.
+/// The sections of a file that are ours, sorted by name. Names are unique, and sections overlap neither each other nor the
+/// headers.
 pub(super) struct Sections<'a> {
     found: Vec<Found<'a>>,
     kind: u16,
@@ -90,13 +90,13 @@ impl<'a> Sections<'a> {
         self.found.iter()
     }
 
-    /// An object as it left the builder, not one that a linker has laid out anew.
+    /// Refuses an object that a linker has laid out anew.
     pub(super) fn require_relocatable(&self) -> Result<(), ImageError> {
         if self.kind == elf::ET_REL.0 { Ok(()) } else { Err(ImageError::NotRelocatable { found: self.kind }) }
     }
 }
 
-/// What can be said before the header can be read as one of ours: the bytes whose meaning no machine changes.
+/// Checks the bytes of the header that mean the same on every machine.
 fn check_identity(file: &[u8], target: Target) -> Result<(), ImageError> {
     let Some(&[a, b, c, d, class, order, version]) = file.first_chunk() else {
         return Err(ImageError::NotElf);
@@ -167,7 +167,7 @@ fn check_disjoint(mut occupied: Vec<(&str, Range<u64>)>) -> Result<(), ImageErro
     }
 }
 
-/// What a part of the file is called in an error: a section, by what it holds, or another part, as it is.
+/// What errors call a part of the file: a section by its content, another part by its own words.
 fn describe(part: &str) -> Result<String, OutOfMemory> {
     let whole = [section::MARKER, section::TEXT, section::CONFIGURATION, section::CHECK];
     if let Some(section) = Tables::find_section(part).or(whole.into_iter().find(|section| section.name == part)) {

@@ -14,7 +14,7 @@ pub(super) struct NewSection<'a> {
     /// Its name, in two parts.
     pub(super) name: [&'a str; 2],
     pub(super) bytes: &'a [u8],
-    /// Of its first byte within the file.
+    /// The alignment of its first byte within the file.
     pub(super) align: u64,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct NewSection<'a> {
 /// header | tables | section names | section headers | gap | text
 /// ```
 ///
-/// The text comes last, so that what is mapped with its last page, past the end of the file, is zero.
+/// The text comes last, so that the rest of its last page, which is mapped with it, is past the end of the file and zero.
 pub(super) fn write(target: Target, text: &NewSection<'_>, tables: &[NewSection<'_>]) -> Result<Vec<u8>, ImageError> {
     const HEADER: usize = size_of::<FileHeader64<Endianness>>();
     const SECTION_HEADER: usize = size_of::<SectionHeader64<Endianness>>();
@@ -77,7 +77,7 @@ pub(super) fn write(target: Target, text: &NewSection<'_>, tables: &[NewSection<
     );
     let count = u32::try_from(headers.len()).map_err(|_| too_many())?;
     let names_index = count - 1;
-    // What the file header has no room for is in the null section's.
+    // Numbers that do not fit the file header are in that of the null section.
     if count >= u32::from(elf::SHN_LORESERVE) {
         headers[0].sh_size = U64::new(endian, count.into());
         headers[0].sh_link = U32::new(endian, names_index);
