@@ -247,7 +247,7 @@ fn backtraces_in_a_handler_neither_allocate_nor_free() {
         action.sa_sigaction = on_trap as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         assert_eq!(libc::sigaction(libc::SIGILL, &action, ptr::null_mut()), 0);
-        std::mem::transmute::<usize, unsafe extern "C" fn(*mut c_void)>(start)
+        image.entry::<unsafe extern "C" fn(*mut c_void)>(0).unwrap()
     };
     prepare_thread().unwrap();
     let (mut sampled, mut trapped) = (Backtrace::<8>::new(), Backtrace::<8>::new());

@@ -204,6 +204,7 @@ impl Image {
 impl Deref for Image {
     type Target = Tables;
 
+    #[inline]
     fn deref(&self) -> &Tables {
         &self.tables
     }
@@ -292,6 +293,7 @@ impl Unpublished {
 impl Deref for Unpublished {
     type Target = Tables;
 
+    #[inline]
     fn deref(&self) -> &Tables {
         &self.tables
     }

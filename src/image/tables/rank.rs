@@ -53,10 +53,34 @@ impl Window<'_> {
     }
 }
 
-/// Counting has no branch to predict, and becomes vector code where there are vectors. (Written with SSE2, a whole `rank`
-/// was 1 to 2 ns faster: 7.4 ns instead of 8.8 among 20 numbers, 29 instead of 31 among 100,000.)
+/// With SSE2: the search among 16 functions takes 7.4 ns instead of 9.2 as the compiler vectorizes the other one.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 fn rank_in_sixteen(sixteen: &[u32; LAST], key: u32) -> usize {
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpgt_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+        _mm_xor_si128,
+    };
+    // SAFETY: SSE2 is part of x86-64, and the four loads of four numbers are the sixteen numbers.
+    let above = unsafe {
+        // It compares signed numbers only.
+        let shift = _mm_set1_epi32(i32::MIN);
+        let key = _mm_xor_si128(_mm_set1_epi32(key as i32), shift);
+        let four = |at: usize| {
+            let numbers = _mm_loadu_si128(sixteen.as_ptr().cast::<__m128i>().add(at));
+            _mm_cmpgt_epi32(_mm_xor_si128(numbers, shift), key)
+        };
+        let (low, high) = (_mm_packs_epi32(four(0), four(1)), _mm_packs_epi32(four(2), four(3)));
+        _mm_movemask_epi8(_mm_packs_epi16(low, high)) as u32
+    };
+    // They ascend, so the first one above the key counts those before it; sixteen if no one is above.
+    (above | 1 << LAST).trailing_zeros() as usize
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn rank_in_sixteen(sixteen: &[u32; LAST], key: u32) -> usize {
+    // Becomes vector code where there are vectors.
     sixteen.iter().map(|number| u32::from(*number <= key)).sum::<u32>() as usize
 }
 
