@@ -59,6 +59,7 @@ mod error;
 mod format;
 mod key;
 mod loaded;
+mod pairs;
 mod section;
 mod tables;
 
@@ -68,8 +69,3 @@ pub use key::{DefinedFunctionIndex, FunctionKey, ModuleIndex, SignatureIndex};
 pub use loaded::{Image, Unpublished};
 pub use section::Section;
 pub use tables::*;
-
-/// Each element with the one after it: `array_windows`, which Rust 1.88 does not have.
-fn pairs<T>(elements: &[T]) -> impl Iterator<Item = &[T; 2]> {
-    elements.windows(2).filter_map(|two| two.first_chunk())
-}

@@ -8,7 +8,7 @@ use object::{Endianness, elf};
 use super::Target;
 use crate::allocate::{self, OutOfMemory};
 use crate::image::error::ImageError;
-use crate::image::pairs;
+use crate::image::pairs::pairs;
 use crate::image::section::{self, Section};
 use crate::image::tables::Tables;
 

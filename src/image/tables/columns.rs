@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::allocate;
 use crate::image::error::ImageError;
-use crate::image::pairs;
+use crate::image::pairs::pairs;
 use crate::image::section::Section;
 
 const WORD: usize = size_of::<u32>();

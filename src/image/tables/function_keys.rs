@@ -4,7 +4,7 @@ use super::columns::{Reader, encode, partition_point, same_count};
 use crate::allocate;
 use crate::image::error::ImageError;
 use crate::image::key::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
-use crate::image::pairs;
+use crate::image::pairs::pairs;
 use crate::image::section::Section;
 
 pub(super) const KEYS: Section = Section::new(".trapline.keys", "the table of function keys");

@@ -7,7 +7,7 @@ use super::table::{Encoded, Entries, Lookup, Table};
 use crate::allocate;
 use crate::image::error::ImageError;
 use crate::image::key::SignatureIndex;
-use crate::image::pairs;
+use crate::image::pairs::pairs;
 use crate::image::section::Section;
 
 const SECTION: Section = Section::new(".trapline.sigs", "the table of signatures");
