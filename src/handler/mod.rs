@@ -22,6 +22,7 @@
 //! | `CodeRegistry::view`, `View::get`, `process::view` | `entry_view` |
 //! | `RegisteredText::trap_code`, `RegisteredText::image`, `RegisteredText::is_private` | `entry_text` |
 //! | `Image::trap_code`, `TrapTable::get` | `entry_text` |
+//! | `Guard::get` | `entry_guard` |
 //! | `CodeRegistry::stats`, `process::stats`, `process::mapping_stats` | `entry_stats` |
 //! | `Backtrace::walk`, `Backtrace::walk_in`, `Backtrace::new`, `Backtrace::clear` | `entry_walk` |
 //! | `Backtrace::pcs`, `Backtrace::len`, `Backtrace::is_empty`, `Backtrace::end` | `entry_walk` |

@@ -18,10 +18,11 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
-const ENTRIES: [(&str, Kind); 9] = [
+const ENTRIES: [(&str, Kind); 10] = [
     ("entry_lookup", Kind::Lookup),
     ("entry_view", Kind::Lookup),
     ("entry_text", Kind::Lookup),
+    ("entry_guard", Kind::Lookup),
     ("entry_stats", Kind::Lookup),
     ("entry_walk", Kind::Lookup),
     ("entry_sample", Kind::Signal),

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Mutex;
 use trapline::image::{Image, TrapTable};
 use trapline::process::RegisteredText;
-use trapline::{Backtrace, CodeRegistry, Registers, process};
+use trapline::{Backtrace, CodeRegistry, Guard, Registers, process};
 
 static REGISTRY: CodeRegistry<[usize; 4]> = CodeRegistry::new();
 
@@ -51,6 +51,13 @@ extern "C" fn entry_text(pc: usize) -> usize {
             ^ usize::from(text.is_private())
     });
     code.unwrap_or(0)
+}
+
+/// A lookup under a guard that the interrupted code made.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_guard(guard: &Guard<'_, [usize; 4]>, pc: usize) -> usize {
+    guard.get(pc).map_or(0, |found| found.offset())
 }
 
 /// Counts for a handler that reports.
@@ -165,5 +172,6 @@ fn main() {
         control_plain_thread_local,
     ];
     let sum = entries.iter().fold(0, |sum: usize, entry| sum.wrapping_add(black_box(entry)(here)));
+    let sum = sum ^ entry_guard(&REGISTRY.pin(), here);
     println!("{sum:#x} {:#x}", control_indirect_call(here, entry_lookup));
 }
