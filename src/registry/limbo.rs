@@ -1,4 +1,5 @@
-//! Garbage: what was retired and may still be seen.
+//! Limbo: where nodes are that were retired and may still be seen. (The literature of epoch-based reclamation calls such
+//! lists *limbo lists*.)
 //!
 //! A node lives from the tick of its birth up to, not including, the tick of its death. It is freed when
 //!
@@ -13,17 +14,16 @@
 //! looks at more garbage than it may be able to free.
 
 use super::outcome::Holder;
-use super::quiet::Quiet;
+use super::readers::Readers;
 use super::root::RootRef;
-use super::tree::pool::{List, book, bytes_of};
+use super::tree::{List, Retired};
 use crate::handler::gate::Gate;
 use crate::handler::node::Node;
 #[cfg(feature = "snapshot")]
 use crate::sync::NoMemory;
 use alloc::vec::Vec;
-use core::ptr;
 
-/// So many held roots are all looked at in every write; more of them, in turns.
+/// Up to this many held roots are all looked at in every write; more of them, in turns.
 const FEW: usize = 8;
 
 /// Retired nodes, and the roots that snapshots hold.
@@ -35,7 +35,7 @@ pub(crate) struct Limbo {
     /// How many writes ago all of them were looked at.
     unswept: usize,
     /// Who is inside the gate, and what is filed with them.
-    quiet: Quiet,
+    readers: Readers,
     /// How many nodes are filed with held roots and handlers, and their bytes.
     kept: usize,
     kept_bytes: usize,
@@ -52,7 +52,7 @@ pub(crate) struct Collected {
 
 impl Limbo {
     pub(crate) const fn new() -> Self {
-        Self { fresh: List::new(), held: Vec::new(), unswept: 0, quiet: Quiet::new(), kept: 0, kept_bytes: 0 }
+        Self { fresh: List::new(), held: Vec::new(), unswept: 0, readers: Readers::new(), kept: 0, kept_bytes: 0 }
     }
 
     /// Sets memory aside for `more` held roots.
@@ -90,16 +90,12 @@ impl Limbo {
 
     /// The tick at which the oldest garbage that may be seen by handlers and guards died.
     fn oldest(&self) -> Option<u64> {
-        let first = self.fresh.first();
-        // SAFETY: listed nodes are alive, and their books are the list's.
-        (!first.is_null()).then(|| unsafe { book(first).death })
+        self.fresh.first().map(Retired::death)
     }
 
     /// The same of the newest.
     fn newest(&self) -> Option<u64> {
-        let last = self.fresh.last();
-        // SAFETY: as in `oldest`.
-        (!last.is_null()).then(|| unsafe { book(last).death })
+        self.fresh.last().map(Retired::death)
     }
 
     /// Finds what nobody sees any more, after the publication of tick `now`. Never waits.
@@ -122,7 +118,7 @@ impl Limbo {
             return Collected::default();
         }
         let mut loose = List::new();
-        let seen = self.quiet.scan(gate, now, self.oldest().unwrap_or(0), &mut loose);
+        let seen = self.readers.scan(gate, now, self.oldest().unwrap_or(0), &mut loose);
         let guards_through = if seen.guards { guards_through() } else { u64::MAX };
         self.unswept += 1;
         if thorough || self.held.len() <= FEW || self.unswept >= self.held.len() {
@@ -144,7 +140,7 @@ impl Limbo {
     /// As [`collect`](Self::collect), when there is no handler and no guard any more.
     pub(crate) fn collect_after_readers(&mut self, freed: &mut List, mut spare: impl FnMut(RootRef)) {
         let mut loose = List::new();
-        self.quiet.end(&mut loose);
+        self.readers.end(&mut loose);
         self.sweep(&mut loose, &mut spare);
         self.sort_out(0, u64::MAX, loose, freed, spare);
     }
@@ -176,8 +172,7 @@ impl Limbo {
         loop {
             let ripe = self.oldest().is_some_and(|death| death <= frontier);
             let Some(node) = (if ripe { self.fresh.pop() } else { loose.pop() }) else { return held };
-            // SAFETY: the node came from one of our lists, so it is alive and its book is ours.
-            let is_of_now = unsafe { book(node).death == now && book(node).doomed != 0 };
+            let is_of_now = node.death() == now && node.owns_payloads();
             let mut more = List::new();
             let holder = self.file(node, freed, &mut more, &mut spare);
             self.kept -= more.len();
@@ -193,60 +188,52 @@ impl Limbo {
     /// frees it if there is none. What was filed with snapshots that turn out to be gone is let `loose`.
     fn file(
         &mut self,
-        node: *mut Node,
+        node: Retired,
         freed: &mut List,
         loose: &mut List,
         spare: &mut impl FnMut(RootRef),
     ) -> Option<Holder> {
-        // SAFETY: the node came from one of our lists, so it is alive and its book is ours. So are the lists of the
-        // held roots: snapshots read a root's other fields only.
-        unsafe {
-            let (birth, death) = (book(node).birth, book(node).death);
-            let holder = loop {
-                let newest = self.held.partition_point(|root| root.tick() < death).checked_sub(1);
-                let Some((at, root)) = newest.and_then(|at| Some((at, self.held.get(at)?))) else { break None };
-                if root.tick() < birth {
-                    break None;
-                }
-                if !root.is_unique() {
-                    root.keep(node);
-                    break Some(Holder::Snapshot);
-                }
-                let root = self.held.remove(at);
-                loose.append(&mut root.take_kept());
-                spare(root);
+        let (birth, death, bytes) = (node.birth(), node.death(), node.bytes());
+        let (holder, list) = loop {
+            let newest = self.held.partition_point(|root| root.tick() < death).checked_sub(1);
+            let newest = newest.filter(|at| self.held[*at].tick() >= birth);
+            let Some(at) = newest else {
+                let Some(list) = self.readers.one_who_sees(birth, death) else {
+                    freed.push(node);
+                    return None;
+                };
+                break (Holder::Lookup, list);
             };
-            let holder = holder.or_else(|| {
-                self.quiet.reader_of(birth, death)?.push(node);
-                Some(Holder::Lookup)
-            });
-            match holder {
-                Some(_) => {
-                    self.kept += 1;
-                    self.kept_bytes += bytes_of((*node).shape);
-                }
-                None => freed.push(node),
+            if !self.held[at].is_unique() {
+                // SAFETY: the limbo is the writer's, and so are the lists of the held roots: snapshots read a root's other
+                // fields only.
+                break (Holder::Snapshot, unsafe { self.held[at].kept_mut() });
             }
-            holder
-        }
+            let root = self.held.remove(at);
+            // SAFETY: the limbo is the writer's, and so is the list of a root that was held.
+            loose.append(&mut unsafe { root.take_kept() });
+            spare(root);
+        };
+        list.push(node);
+        self.kept += 1;
+        self.kept_bytes += bytes;
+        Some(holder)
     }
 
     /// Whether the node that died at tick `death` is here still. Takes time in proportion to what is here.
     pub(crate) fn has(&self, node: *const Node, death: u64) -> bool {
-        let is_it = |other: *mut Node| {
-            // SAFETY: listed nodes are alive, and their books are the lists'.
-            ptr::eq(node, other) && unsafe { book(other).death == death }
-        };
+        // Memory that was used again may be here too, as another node.
+        let is_it = |other: &Retired| other.is_at(node) && other.death() == death;
         // SAFETY: the limbo is the writer's, and so is what is filed with roots.
         self.fresh.iter().any(is_it)
             || self.held.iter().any(|root| unsafe { root.kept() }.iter().any(is_it))
-            || self.quiet.kept().any(|list| list.iter().any(is_it))
+            || self.readers.kept().any(|list| list.iter().any(is_it))
     }
 
     /// Everything, whoever may see it: the end of the registry and of all its snapshots.
     pub(crate) fn take_all(&mut self) -> List {
         let mut all = core::mem::replace(&mut self.fresh, List::new());
-        self.quiet.end(&mut all);
+        self.readers.end(&mut all);
         for root in self.held.drain(..) {
             // SAFETY: the limbo is the writer's.
             all.append(&mut unsafe { root.take_kept() });

@@ -9,7 +9,7 @@
 //!     +-------> root of a copy-on-write tree <----------+      tree: the sorted array of ranges, in nodes
 //!                  ^                                           root: what the arc-swap holds for snapshots
 //!                  | publishes
-//!               writer -- retires --> limbo --> freed          quiet: what the gate lets go, and when
+//!               writer -- retires --> limbo --> freed          readers: what those inside the gate see
 //! ```
 //!
 //! Lookups begin in `read`. What is done under the writers' lock is in `writer`; what is done after it, and what outlives
@@ -25,8 +25,8 @@ mod limbo;
 mod outcome;
 #[cfg_attr(not(feature = "std"), path = "no_panics.rs")]
 mod panics;
-mod quiet;
 mod read;
+mod readers;
 mod registration;
 #[cfg_attr(not(feature = "snapshot"), path = "no_root.rs")]
 mod root;
@@ -105,7 +105,7 @@ use writer::{Freed, Published};
 /// # Memory
 ///
 /// Writers copy the few nodes they change, and free what they replaced once nobody sees it: they never wait for
-/// readers. Every write replaces about one leaf and its ancestors, 1.2 KiB and 0.8 KiB a level, and every write looks who
+/// readers. Every write replaces about one leaf and its ancestors, 1.3 KiB and 0.8 KiB a level, and every write looks who
 /// is inside. **With no handler inside, and no guard and no snapshot that sees it, what a write replaced is freed before
 /// that write returns, and so is a payload that it unregistered**: nothing is left of them.
 ///

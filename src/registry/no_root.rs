@@ -1,7 +1,7 @@
 //! In place of `root` in a build without snapshots: there are no roots, and a publication is what handlers read only.
 
 use super::limbo::Limbo;
-use super::tree::pool::List;
+use super::tree::List;
 use crate::handler::node::Node;
 use crate::sync::NoMemory;
 
@@ -25,7 +25,10 @@ impl RootRef {
         0
     }
 
-    pub(super) const unsafe fn keep(&self, _: *mut Node) {}
+    #[expect(clippy::mut_from_ref, reason = "as in a build with snapshots")]
+    pub(super) const unsafe fn kept_mut(&self) -> &mut List {
+        match self.0 {}
+    }
 
     pub(super) const unsafe fn kept(&self) -> &List {
         const { &List::new() }

@@ -1,7 +1,7 @@
 //! The root: what the arc-swap holds, and what an owned snapshot is a reference to.
 
 use super::limbo::Limbo;
-use super::tree::pool::List;
+use super::tree::List;
 use crate::handler::node::Node;
 use crate::sync::unmodelled::AtomicUsize;
 use crate::sync::{self, NoMemory, Ordering, Shared};
@@ -45,10 +45,11 @@ impl Root {
     }
 
     /// # Safety
-    /// The caller holds the writer lock, and `node` is its to list.
-    pub(crate) unsafe fn keep(&self, node: *mut Node) {
+    /// The caller holds the writer lock, and calls nothing else of this root while it uses the list.
+    #[expect(clippy::mut_from_ref, reason = "the writer's, under its lock")]
+    pub(crate) unsafe fn kept_mut(&self) -> &mut List {
         // SAFETY: the caller's.
-        unsafe { (*self.kept.get()).push(node) };
+        unsafe { &mut *self.kept.get() }
     }
 
     /// # Safety

@@ -4,7 +4,7 @@ use super::Found;
 use super::root::RootRef;
 use super::state::State;
 use super::tree;
-use crate::handler::node::{self, Node};
+use crate::handler::node::{self, Node, NodeRef};
 use crate::sync::Shared;
 use alloc::sync::Arc;
 use core::fmt;
@@ -59,10 +59,10 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
 
     /// All ranges in order of address, each as if its first address had been looked up. O(1) each.
     pub fn iter(&self) -> impl Iterator<Item = Found<'_, T>> {
-        // SAFETY: as in `get`.
-        unsafe { tree::leaves(self.node()) }
-            .flat_map(|leaf| unsafe { tree::visible(leaf) })
-            .map(|entry| unsafe { Found::new(entry.start, entry) })
+        // SAFETY: a held root keeps its nodes alive (N4).
+        let root = unsafe { NodeRef::new(self.node()) };
+        // SAFETY: a held root keeps payloads alive, which are of the registry's type.
+        tree::ranges(root).map(|entry| unsafe { Found::new(entry.start, entry) })
     }
 
     /// How many ranges there were.

@@ -5,7 +5,7 @@ use super::limbo::Collected;
 use super::panics::Panics;
 use super::root::RootCell;
 use super::stats::Counts;
-use super::tree::{self, pool};
+use super::tree::Stack;
 use super::writer::{Freed, Writer};
 use crate::sync::{Forked, Lock, LockGuard, NoMemory, Shared};
 use alloc::sync::Arc;
@@ -51,25 +51,18 @@ impl<T> State<T> {
         let mut drop_payload = |code: *const ()| panics.drop(unsafe { Arc::from_raw(code.cast::<T>()) });
         freed.payloads.as_slice().iter().for_each(|code| drop_payload(*code));
         freed.payloads.clear();
-        let mut emptied = pool::List::new();
-        while let Some(leaf) = freed.leaves.pop() {
-            // SAFETY: nobody else sees a freed leaf, and nobody else owns the payloads it dooms.
-            unsafe {
-                while let Some(code) = tree::take_doomed(leaf) {
-                    drop_payload(code);
-                }
-                emptied.push(leaf);
+        let mut emptied = Stack::new();
+        while let Some(mut leaf) = freed.leaves.pop() {
+            while let Some(code) = leaf.take_payload() {
+                drop_payload(code);
             }
+            emptied.push(leaf);
         }
-        if emptied.len() > 0
+        if !emptied.is_empty()
             && let Ok(mut writer) = self.lock()
         {
-            writer.take_back(emptied, &mut freed);
+            writer.put_back(emptied, &mut freed);
             self.counts.set(&writer.stats());
-        }
-        while let Some(node) = freed.surplus.pop() {
-            // SAFETY: surplus nodes are nobody else's.
-            unsafe { pool::free(node) };
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What writers share under their lock: the current tree, the garbage, and the stock of nodes.
+//! What writers share under their lock: the current tree, the garbage, and the reserve of nodes.
 //!
 //! Nothing here runs a destructor of a payload, calls user code, or calls crossbeam: all that is left to
 //! [`State`](super::state::State), which does it unlocked.
@@ -8,8 +8,7 @@ use super::limbo::{Collected, Limbo};
 use super::outcome::{Holder, Unregistered};
 use super::root::{RootCell, Roots};
 use super::stats::Stats;
-use super::tree::pool::{List, Pool, book};
-use super::tree::{self, Buffer, Edit, Place};
+use super::tree::{self, Buffer, Edit, List, Pool, Stack};
 use crate::handler::gate::Gate;
 use crate::handler::node::{Entry, Node};
 use crate::sync::{FIRST_TICK, NoMemory, is_eager, new_ticks};
@@ -46,18 +45,18 @@ pub(super) struct Published<'r> {
 pub(super) struct Freed {
     /// Payloads to be dropped, while they are few.
     pub(super) payloads: Buffer<*const (), FEW>,
-    /// Leaves with doomed payloads: these are to be dropped, then the leaves go back to the pool.
-    pub(super) leaves: List,
+    /// Leaves with removed payloads: these are to be dropped, then the leaves go back to the pool.
+    pub(super) leaves: Stack,
     /// Memory for the allocator.
-    pub(super) surplus: List,
+    surplus: Stack,
 }
 
-/// So many payloads are taken out of their leaves under the lock, which saves taking it again for the leaves.
+/// Up to this many payloads are taken out of their leaves under the lock, which saves taking it again for the leaves.
 const FEW: usize = 2;
 
 impl Freed {
     pub(super) fn nothing() -> Self {
-        Self { payloads: Buffer::new(), leaves: List::new(), surplus: List::new() }
+        Self { payloads: Buffer::new(), leaves: Stack::new(), surplus: Stack::new() }
     }
 }
 
@@ -87,7 +86,7 @@ impl Writer {
     /// Registers ranges, in order of their starts and not empty, with one publication. Returns the number of the first;
     /// the others have those that follow it.
     ///
-    /// On an error nothing has changed but the stock.
+    /// On an error nothing has changed but the reserve.
     pub(super) fn register(
         &mut self,
         published: Published<'_>,
@@ -111,7 +110,7 @@ impl Writer {
         let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, tick) };
         for (birth, (range, code)) in (births..).zip(ranges) {
             let entry = Entry { start: range.start, end: range.end, birth, code };
-            let done = match edit.stock() {
+            let done = match edit.reserve() {
                 Ok(()) => edit.insert(&entry).map_err(|existing| RegisterError::Overlap { range, existing }),
                 Err(error) => Err(no_memory(range)(error)),
             };
@@ -138,24 +137,24 @@ impl Writer {
         freed: &mut Freed,
         guards_through: impl Fn() -> u64,
     ) -> Option<(Unregistered, Collected)> {
-        let mut place = Place::new();
-        if !self.locate(start, birth, &mut place) {
-            return None;
-        }
-        if self.set_removal_aside().is_err() {
+        let mut aside = self.set_removal_aside();
+        if aside.is_err() {
             self.collect(published.gate, freed, &guards_through, true);
+            aside = self.set_removal_aside();
         }
-        self.ranges -= 1;
-        self.retired_ranges += 1;
-        if self.set_removal_aside().is_err() {
+        if aside.is_err() {
             let mut retired = List::new();
-            // SAFETY: we are the writer.
-            unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) }.hide(&place);
+            // SAFETY: we are the writer, and this makes no nodes.
+            let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) };
+            edit.hide(start, birth)?;
+            self.ranges -= 1;
+            self.retired_ranges += 1;
             self.hidden += 1;
             self.roots.uncount_one();
             return Some((Unregistered::Held(Holder::OutOfMemory), Collected::default()));
         }
-        self.edit(published, |edit| edit.remove(&place));
+        self.edit(published, 1, |edit| edit.remove(start, birth))?;
+        self.retired_ranges += 1;
         let collected = self.collect(published.gate, freed, guards_through, false);
         Some((collected.held.map_or(Unregistered::Gone, Unregistered::Held), collected))
     }
@@ -169,15 +168,11 @@ impl Writer {
         start: usize,
         birth: u64,
     ) -> Option<Result<Taken, NoMemory>> {
-        let mut place = Place::new();
-        if !self.locate(start, birth, &mut place) {
-            return None;
+        if let Err(error) = self.set_removal_aside() {
+            return Some(Err(error));
         }
-        Some(self.set_removal_aside().map(|()| {
-            self.ranges -= 1;
-            let (leaf, payload) = self.edit(published, |edit| edit.take(&place));
-            Taken { payload, leaf, death: self.tick }
-        }))
+        let (leaf, payload) = self.edit(published, 1, |edit| edit.take(start, birth))?;
+        Some(Ok(Taken { payload, leaf, death: self.tick }))
     }
 
     /// Whether nobody sees what was taken any more, as far as the collections so far have found out.
@@ -185,30 +180,30 @@ impl Writer {
         !self.limbo.has(taken.leaf, taken.death)
     }
 
-    fn locate(&mut self, start: usize, birth: u64, place: &mut Place) -> bool {
-        let mut retired = List::new();
-        // SAFETY: we are the writer, and this edits nothing.
-        let edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, self.tick) };
-        edit.locate(start, birth, place)
-    }
-
-    /// Publishes what an edit makes of the tree. What it takes was set aside.
-    fn edit<R>(&mut self, published: Published<'_>, change: impl FnOnce(&mut Edit<'_>) -> R) -> R {
+    /// Publishes what an edit makes of the tree, which has `fewer` ranges then, unless it finds nothing to do. What it takes
+    /// was set aside.
+    fn edit<R>(
+        &mut self,
+        published: Published<'_>,
+        fewer: usize,
+        change: impl FnOnce(&mut Edit<'_>) -> Option<R>,
+    ) -> Option<R> {
         let tick = new_ticks(1);
         let mut retired = List::new();
         // SAFETY: we are the writer, and nothing was published at this tick yet.
         let mut edit = unsafe { Edit::new(&mut self.pool, &mut retired, self.node, tick) };
-        let result = change(&mut edit);
+        let result = change(&mut edit)?;
         let node = edit.finish();
+        self.ranges -= fewer;
         self.publish(published, node, tick, &mut retired);
-        result
+        Some(result)
     }
 
     /// Gives leaves with hidden ranges new ones without them, now that there may be memory.
     pub(super) fn sweep(&mut self, published: Published<'_>) -> Result<(), NoMemory> {
         while self.hidden > 0 {
             self.set_removal_aside()?;
-            match self.edit(published, |edit| edit.sweep_one()) {
+            match self.edit(published, 0, |edit| edit.sweep_one()) {
                 Some(hidden) => self.hidden -= hidden,
                 None => self.hidden = 0,
             }
@@ -229,7 +224,7 @@ impl Writer {
     fn set_removal_aside(&mut self) -> Result<(), NoMemory> {
         self.roots.set_aside(1, &mut self.limbo)?;
         // SAFETY: we are the writer: the tree is alive.
-        tree::stock_removal(&mut self.pool, unsafe { tree::height(self.node) })
+        tree::reserve_removal(&mut self.pool, unsafe { tree::height(self.node) })
     }
 
     /// Frees what no handler, no guard and no snapshot sees. Never waits.
@@ -249,43 +244,39 @@ impl Writer {
         let (mut nodes, roots) = (List::new(), &mut self.roots);
         let spare = |root| roots.put(root);
         let collected = self.limbo.collect(gate, self.tick, guards_through, thorough, &mut nodes, spare);
-        self.let_go(nodes, freed);
+        self.let_go(&mut nodes, freed);
         collected
     }
 
-    fn let_go(&mut self, mut nodes: List, freed: &mut Freed) {
+    fn let_go(&mut self, nodes: &mut List, freed: &mut Freed) {
         while let Some(node) = nodes.pop() {
-            // SAFETY: nobody else sees these nodes any more, nor the payloads that they doom.
-            unsafe {
-                (*node).witness.free();
-                let doomed = book(node).doomed.count_ones() as usize;
-                self.retired_ranges -= doomed;
-                if freed.payloads.len() + doomed > FEW {
-                    freed.leaves.push(node);
-                    continue;
-                }
-                while let Some(payload) = tree::take_doomed(node) {
-                    freed.payloads.push(payload);
-                }
-                self.pool.put(node);
+            // SAFETY: nobody sees these nodes any more, nor the payloads that were removed from them.
+            let mut node = unsafe { node.into_free() };
+            let payloads = node.payloads();
+            self.retired_ranges -= payloads;
+            if freed.payloads.len() + payloads > FEW {
+                freed.leaves.push(node);
+                continue;
             }
+            while let Some(payload) = node.take_payload() {
+                freed.payloads.push(payload);
+            }
+            self.pool.put(node);
         }
         self.trim(freed);
     }
 
-    /// Takes back leaves whose payloads are gone.
-    pub(super) fn take_back(&mut self, mut leaves: List, freed: &mut Freed) {
+    /// Takes leaves back whose payloads are gone.
+    pub(super) fn put_back(&mut self, mut leaves: Stack, freed: &mut Freed) {
         while let Some(node) = leaves.pop() {
-            // SAFETY: they came from [`let_go`](Self::let_go), and own no payload any more.
-            unsafe { self.pool.put(node) };
+            self.pool.put(node);
         }
         self.trim(freed);
     }
 
     fn trim(&mut self, freed: &mut Freed) {
         while let Some(node) = self.pool.surplus() {
-            // SAFETY: surplus nodes are nobody else's.
-            unsafe { freed.surplus.push(node) };
+            freed.surplus.push(node);
         }
     }
 
@@ -304,29 +295,21 @@ impl Writer {
                 true
             })
         };
-        // SAFETY: we are the writer; there is no handler and no guard, whose lookups borrow the registry.
-        unsafe {
-            tree::for_each_node(node, &mut |node| {
-                if (*node).shape.is_leaf() {
-                    tree::doom_up_to(node, newest, &mut take);
-                }
-                book(node).death = death;
-                nodes.push(node);
-            });
-        }
+        // SAFETY: we are the writer, and nothing was published at this tick.
+        unsafe { Edit::new(&mut self.pool, &mut nodes, node, death) }.clear(newest, &mut take);
         self.limbo.retire(&mut nodes);
         self.retired_ranges += self.ranges - unseen.len();
         self.ranges = 0;
         self.hidden = 0;
         let (mut nodes, roots) = (List::new(), &mut self.roots);
         self.limbo.collect_after_readers(&mut nodes, |root| roots.put(root));
-        self.let_go(nodes, freed);
+        self.let_go(&mut nodes, freed);
     }
 
     /// Ends the last snapshot of a closed registry.
     pub(super) fn end(&mut self, freed: &mut Freed) {
-        let all = self.limbo.take_all();
-        self.let_go(all, freed);
+        let mut all = self.limbo.take_all();
+        self.let_go(&mut all, freed);
     }
 
     pub(super) fn stats(&self) -> Stats {

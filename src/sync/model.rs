@@ -4,6 +4,7 @@ use super::FIRST_TICK;
 use core::ops::{Deref, DerefMut};
 pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 use loom::sync::{Mutex, MutexGuard};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 
 /// There is no fork in a model.
@@ -61,9 +62,9 @@ impl<R: Clone> RootCell<R> {
 
 /// A cell that readers of a node read and the one that frees it writes: loom reports the pair if nothing orders it,
 /// and a read of freed memory fails in any case.
-pub(crate) struct Witness(loom::cell::UnsafeCell<bool>);
+pub(crate) struct Liveness(loom::cell::UnsafeCell<bool>);
 
-impl Witness {
+impl Liveness {
     pub(crate) fn new() -> Self {
         Self(loom::cell::UnsafeCell::new(true))
     }
@@ -73,22 +74,21 @@ impl Witness {
         assert!(self.0.with(|alive| unsafe { *alive }), "a node was read after it was freed");
     }
 
-    pub(crate) fn free(&self) {
+    pub(crate) fn end(&self) {
         // SAFETY: loom checks that no access is concurrent.
         self.0.with_mut(|alive| unsafe { *alive = false });
     }
 }
 
-/// Freed memory stays as it is until the next execution, so that a use after free is seen by loom and not by the
-/// machine. `free` is not called but then.
-pub(crate) fn bury<T: 'static>(memory: *mut T, free: unsafe fn(*mut T)) -> bool {
-    // SAFETY: called when the execution that buried it is over, so nobody has a pointer to it.
-    BURIED.with_borrow_mut(|buried| buried.push(Box::new(move || unsafe { free(memory) })));
-    true
+/// Keeps `memory`, which nobody uses any more, as it is until the next execution, when it is dropped: so a use after free
+/// is seen by loom and not by the machine, and its next life is not mistaken for its last one.
+pub(crate) fn quarantine<T: 'static>(memory: T) -> Option<T> {
+    QUARANTINE.with_borrow_mut(|quarantine| quarantine.push(Box::new(memory)));
+    None
 }
 
 thread_local! {
-    static BURIED: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
+    static QUARANTINE: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
     static EAGER: Cell<bool> = const { Cell::new(true) };
     static NEXT_TICK: Cell<u64> = const { Cell::new(0) };
 }
@@ -132,7 +132,7 @@ pub fn use_stripe(stripe: usize) {
 pub fn begin() {
     EAGER.set(true);
     NEXT_TICK.set(FIRST_TICK + 1);
-    BURIED.take().into_iter().for_each(|free| free());
+    QUARANTINE.take();
 }
 
 /// The private collector, one an execution.

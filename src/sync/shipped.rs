@@ -25,10 +25,10 @@ impl<R: arc_swap::RefCnt> RootCell<R> {
     }
 }
 
-/// Nothing in a normal build; under loom, the witness that a node is not read after it was freed.
-pub(crate) struct Witness;
+/// Nothing in a normal build; under loom, a check that a node is not read after it was freed.
+pub(crate) struct Liveness;
 
-impl Witness {
+impl Liveness {
     pub(crate) const fn new() -> Self {
         Self
     }
@@ -37,13 +37,13 @@ impl Witness {
     pub(crate) fn read(&self) {}
 
     #[inline(always)]
-    pub(crate) fn free(&self) {}
+    pub(crate) fn end(&self) {}
 }
 
-/// Whether `memory` is to stay as it is, and is freed by `_free` later: in models only.
+/// `memory`, which nobody uses any more and which may be used again; in models none of it.
 #[inline(always)]
-pub(crate) const fn bury<T>(_memory: *mut T, _free: unsafe fn(*mut T)) -> bool {
-    false
+pub(crate) fn quarantine<T>(memory: T) -> Option<T> {
+    Some(memory)
 }
 
 /// Whether writes free what they can: in models, not always.

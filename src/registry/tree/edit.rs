@@ -1,50 +1,51 @@
 //! One step from the tree of a tick to the tree of the next.
 
+use super::buffer::Buffer;
 use super::inner::{self, Child, Children};
 use super::leaf::{self, Entries};
-use super::path::{LEVELS, Leaves, Path, height, leaves};
-use super::pool::{List, Pool, book, bytes_of};
-use super::split::{Growth, roundest, split};
-use crate::handler::node::{Entry, Node, Shape};
+use super::list::List;
+use super::node::{Kind, Link, Tree};
+use super::path::{LEVELS, Path, Step};
+use super::pool::{Pool, bytes_of};
+use super::split::{Growth, most_aligned, split};
+use crate::handler::node::{Entry, NarrowLeaf, Node, Shape};
 use crate::handler::search::KEYS;
 use crate::sync::NoMemory;
 use core::ops::Range;
-use core::ptr;
 
 /// A node with fewer slots in use is merged with a neighbour, if the result leaves room for growth.
 const SPARSE: usize = KEYS / 4;
-/// Merged nodes have at most so many slots in use.
+/// Merged nodes have at most this many slots in use.
 const MERGED: usize = KEYS * 3 / 4;
 
-/// A full leaf and a neighbour share their ranges if they have at most so many in all: an eighth is left for growth.
+/// A full leaf and a neighbour share their ranges if they have at most this many in all: an eighth is left for growth.
 const SHARED: usize = KEYS * 2 * 7 / 8;
 
 /// What becomes of one child (or two neighbours) of an inner node: `count` children from `at` on are replaced.
-struct Change {
+struct Change<'w> {
     /// None: from the child that the path goes through.
     at: Option<usize>,
     count: usize,
-    with: [Child; 2],
-    len: usize,
+    with: Buffer<Child<'w>, 2>,
 }
 
-/// Where a range is, in the tree that it was located in.
-pub(crate) struct Place {
-    path: Path,
-    slot: usize,
-}
+impl<'w> Change<'w> {
+    /// The child that the path goes through becomes these. The first one has the key of the child that it replaces.
+    fn of_one(with: &[Child<'w>]) -> Self {
+        Self::of(None, 1, with)
+    }
 
-impl Place {
-    /// To be filled in by [`Edit::locate`].
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { path: Path::new(), slot: 0 }
+    fn of(at: Option<usize>, count: usize, with: &[Child<'w>]) -> Self {
+        let mut change = Self { at, count, with: Buffer::new() };
+        change.with.extend(with);
+        change
     }
 }
 
 /// Sets aside what one removal takes in a tree of this height.
-pub(crate) fn stock_removal(pool: &mut Pool, height: usize) -> Result<(), NoMemory> {
-    pool.stock(LEAVES_TO_REMOVE, inners_to_remove(height))
+#[inline]
+pub(crate) fn reserve_removal(pool: &mut Pool, height: usize) -> Result<(), NoMemory> {
+    pool.reserve(LEAVES_TO_REMOVE, inners_to_remove(height))
 }
 
 /// A removal makes one leaf, copied or merged.
@@ -55,501 +56,415 @@ const fn inners_to_remove(height: usize) -> usize {
     2 * height + 1
 }
 
-/// A tree in the making.
-pub(crate) struct Edit<'p> {
-    pool: &'p mut Pool,
-    root: *mut Node,
-    tick: u64,
-    /// What the new tree no longer has.
-    retired: &'p mut List,
+/// A tree in the making, and how it is changed.
+pub(crate) struct Edit<'w> {
+    tree: Tree<'w>,
 }
 
-/// Everything here dereferences nodes of the tree being edited.
-///
-/// # Invariant
-/// The caller of [`Edit::new`] holds the writer lock for as long as the edit lives, so the tree is alive and nobody
-/// else changes it; nodes born at `tick` are the edit's own.
-impl<'p> Edit<'p> {
+impl<'w> Edit<'w> {
     /// Starts from the tree `root`, towards the one of `tick`. What that no longer has goes on an empty list.
     ///
     /// # Safety
-    /// The caller holds the writer lock of the registry that `root` and `pool` belong to while the edit lives, and no
-    /// published node was born at `tick`.
-    pub(crate) unsafe fn new(pool: &'p mut Pool, retired: &'p mut List, root: *mut Node, tick: u64) -> Self {
-        Self { pool, root, tick, retired }
+    /// While the edit lives, the caller holds the writer lock of the registry that `root` and `pool` belong to, and frees
+    /// no node of it. No published node of it was born at `tick`.
+    #[inline]
+    pub(crate) unsafe fn new(pool: &'w mut Pool, retired: &'w mut List, root: *mut Node, tick: u64) -> Self {
+        // SAFETY: the caller's.
+        Self { tree: unsafe { Tree::new(pool, retired, root, tick) } }
+    }
+
+    /// How many levels of inner nodes there are.
+    #[inline]
+    pub(crate) fn height(&self) -> usize {
+        self.tree.root().map_or(0, |root| usize::from(self.tree.get(root).head().level))
     }
 
     /// Sets aside what one insertion takes, and what a removal takes after it.
-    pub(crate) fn stock(&mut self) -> Result<(), NoMemory> {
+    #[inline]
+    pub(crate) fn reserve(&mut self) -> Result<(), NoMemory> {
         // An insertion splits at most every node of a path, after moving a boundary has done so once, and adds a level
         // each time.
-        // SAFETY: the invariant of Edit.
-        let height = unsafe { height(self.root) };
+        let height = self.height();
         if height + 2 > LEVELS {
             // As many ranges as make such a tree do not fit the address space.
             return Err(NoMemory { bytes: bytes_of(Shape::NarrowInner) });
         }
-        self.pool.stock(2 + LEAVES_TO_REMOVE, 4 * height + 2 + inners_to_remove(height + 2))
+        self.tree.reserve(2 + LEAVES_TO_REMOVE, 4 * height + 2 + inners_to_remove(height + 2))
     }
 
     /// Adds a range, which is not empty; the range it overlaps if there is one.
     ///
-    /// O(log n). The pool was [`stock`](Self::stock)ed, and nothing in the tree is hidden.
+    /// O(log n). Nodes were [set aside](Self::reserve), and nothing in the tree is hidden.
     pub(crate) fn insert(&mut self, entry: &Entry) -> Result<(), Range<usize>> {
-        if self.root.is_null() {
-            self.root = leaf::lay_out(self.pool, shape_of_one(entry), &[*entry], self.tick);
+        let Some(root) = self.tree.root() else {
+            let only = self.leaves_of(&[*entry], Growth::Inside).with;
+            self.tree.set_root(only.as_slice().first().map(|child| child.node));
             return Ok(());
-        }
-        let mut path = Path::new();
-        self.go_to(&mut path, entry.start);
-        // SAFETY: the invariant of Edit.
-        let at = unsafe { leaf::starts_up_to(path.leaf, entry.start) };
+        };
+        let mut path = Path::at(root);
+        path.go_to(&self.tree, entry.start);
+        let at = self.tree.leaf(path.leaf).starts_up_to(entry.start);
         let next = self.neighbours(&path, at, entry)?;
-        if self.make_way(&path, entry.end, next) {
-            self.go_to(&mut path, entry.start);
+        if self.make_way(&path, entry.end, next)
+            && let Some(root) = self.tree.root()
+        {
+            // The same leaf as before, but by way of nodes that were replaced.
+            path = Path::at(root);
+            path.go_to(&self.tree, entry.start);
         }
-        // SAFETY: as above.
-        unsafe {
-            let old = path.leaf;
-            if !leaf::has_room_for(old, entry) {
-                self.insert_rearranging(&path, entry);
-            } else if book(old).birth == self.tick {
-                leaf::insert(old, at, entry);
-            } else {
-                let fresh = leaf::copy_inserting(self.pool, old, at, entry, self.tick);
-                self.discard(old);
-                self.relink(path.steps.as_slice(), fresh);
-            }
+        let old = path.leaf;
+        if !self.tree.leaf(old).has_room_for(self.tree.removed(old), entry) {
+            self.insert_rearranging(&path, entry);
+        } else if let Some(leaf) = self.tree.own::<NarrowLeaf>(old) {
+            leaf.insert(at, entry);
+        } else if let Some(fresh) = leaf::copy_inserting(&mut self.tree, old, at, entry) {
+            self.tree.discard(old);
+            self.relink(path.steps.as_slice(), fresh);
         }
         Ok(())
     }
 
     /// The rest of [`insert`](Self::insert) where the leaf cannot take the range as it is.
     #[cold]
-    fn insert_rearranging(&mut self, path: &Path, entry: &Entry) {
-        let mut entries = Entries::new();
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            leaf::live_entries(path.leaf, &mut entries);
-            let at = entries.as_slice().partition_point(|e| e.start < entry.start);
-            entries.insert(at, *entry);
-            let growth = path.growth(path.steps.len(), at, entries.len());
-            let shared = self.share(path, entries.as_slice(), growth);
-            self.discard(path.leaf);
-            let change = shared.unwrap_or_else(|| self.leaves_of(entries.as_slice(), growth));
-            self.climb(path, change);
-        }
+    fn insert_rearranging(&mut self, path: &Path<'w>, entry: &Entry) {
+        let mut entries = self.entries(path.leaf);
+        let at = entries.as_slice().partition_point(|e| e.start < entry.start);
+        entries.insert(at, *entry);
+        let growth = path.growth(&self.tree, path.steps.len(), at, entries.len());
+        // Ranges that are too many for one leaf are shared with a neighbour that has room: splitting less often keeps
+        // leaves fuller. At either end of the tree leaves are left full instead, for there no ranges follow.
+        let share = matches!(growth, Growth::Inside) && leaf::shape_for(entries.as_slice()).is_none();
+        self.replace_leaf(path, entries, growth, share, |both| {
+            let (first, second) = both.split_at(both.len() / 2);
+            both.len() <= SHARED && leaf::shape_for(first).is_some() && leaf::shape_for(second).is_some()
+        });
     }
 
-    /// Two leaves in place of the path's, which is to have `entries`, and a neighbour, if they are too many for one
-    /// leaf and the neighbour has room: splitting less often keeps leaves fuller. At either end of the tree leaves are
-    /// left full instead.
-    fn share(&mut self, path: &Path, entries: &[Entry], growth: Growth) -> Option<Change> {
-        if !matches!(growth, Growth::Inside) || leaf::shape_for(entries).is_some() {
-            return None;
-        }
-        let (parent, i) = *path.steps.as_slice().last()?;
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            for (left, sibling) in siblings(parent, i) {
-                let sibling = inner::child(parent, sibling).node;
-                if entries.len() + usize::from((*sibling).len) > SHARED {
-                    continue;
-                }
-                let mut both = Entries::new();
-                if left == i {
-                    both.extend(entries);
-                }
-                leaf::live_entries(sibling, &mut both);
-                if left != i {
-                    both.extend(entries);
-                }
-                let (first, second) = both.as_slice().split_at(both.len() / 2);
-                let (Some(a), Some(b)) = (leaf::shape_for(first), leaf::shape_for(second)) else { continue };
-                let from = roundest(first[first.len() - 1].end, second[0].start);
-                let first = leaf::lay_out(self.pool, a, first, self.tick);
-                let second = leaf::lay_out(self.pool, b, second, self.tick);
-                self.discard(sibling);
-                let with = [Child { from: inner::child(parent, left).from, node: first }, Child { from, node: second }];
-                return Some(Change { at: Some(left), count: 2, with, len: 2 });
-            }
-        }
-        None
-    }
-
-    /// Finds the range that starts at `start` and was born at `birth`; false if there is none.
-    #[inline]
-    pub(crate) fn locate(&self, start: usize, birth: u64, place: &mut Place) -> bool {
-        if self.root.is_null() {
-            return false;
-        }
-        let Place { path, slot } = place;
-        self.go_to(path, start);
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            let Some(last) = leaf::starts_up_to(path.leaf, start).checked_sub(1) else { return false };
-            *slot = last;
-            let entry = leaf::entry(path.leaf, last);
-            entry.start == start && entry.birth == birth && book(path.leaf).doomed & 1 << last == 0
-        }
-    }
-
-    /// Takes a range out. The leaf it was in is retired, and its payload with it.
+    /// Takes out the range that starts at `start` and was born at `birth`. The leaf it was in is retired, and its payload
+    /// with it. `None` if there is no such range; then nothing has changed.
     ///
-    /// O(log n). The place was located in this edit's tree, which is as it was published, and the pool was
-    /// [`stock_removal`]ed for its height.
-    pub(crate) fn remove(&mut self, place: &Place) {
-        let path = &place.path;
+    /// O(log n). The edit has changed nothing before, and [`reserve_removal`] set nodes aside.
+    pub(crate) fn remove(&mut self, start: usize, birth: u64) -> Option<()> {
+        self.at(start, birth, Self::remove_at)
+    }
+
+    /// As [`remove`](Self::remove), but leaves the payload to the caller, who drops it once the leaf, which is returned,
+    /// has been freed.
+    pub(crate) fn take(&mut self, start: usize, birth: u64) -> Option<(*const Node, *const ())> {
+        self.at(start, birth, |edit, path, slot| {
+            edit.remove_at(path, slot);
+            edit.tree.unmark_removed(path.leaf, slot);
+            (path.leaf.as_ptr().cast_const(), edit.tree.leaf(path.leaf).entry(slot).code)
+        })
+    }
+
+    /// Makes the range that starts at `start` and was born at `birth` vanish without any memory; see
+    /// [`leaf::LeafRef::hide`]. `None` if there is no such range.
+    pub(crate) fn hide(&mut self, start: usize, birth: u64) -> Option<()> {
+        self.at(start, birth, |edit, path, slot| {
+            edit.tree.leaf(path.leaf).hide(slot);
+            edit.tree.mark_removed(path.leaf, slot);
+        })
+    }
+
+    /// Does something where the range is that starts at `start`, was born at `birth`, and is not hidden, if there is one.
+    #[inline]
+    fn at<R>(&mut self, start: usize, birth: u64, f: impl FnOnce(&mut Self, &Path<'w>, usize) -> R) -> Option<R> {
+        let mut path = Path::at(self.tree.root()?);
+        path.go_to(&self.tree, start);
+        let leaf = self.tree.leaf(path.leaf);
+        let slot = leaf.starts_up_to(start).checked_sub(1)?;
+        let entry = leaf.entry(slot);
+        let is_it = entry.start == start && entry.birth == birth && self.tree.removed(path.leaf) & 1 << slot == 0;
+        is_it.then(|| f(self, &path, slot))
+    }
+
+    fn remove_at(&mut self, path: &Path<'w>, slot: usize) {
         let old = path.leaf;
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            let sparse = usize::from((*old).len) <= SPARSE && path.steps.len() > 0;
-            if (*old).shape == Shape::NarrowLeaf && book(old).doomed == 0 && (*old).len > 1 && !sparse {
-                let fresh = leaf::copy_removing(self.pool, old, place.slot, self.tick);
-                leaf::doom(old, place.slot);
-                self.discard(old);
-                self.relink(path.steps.as_slice(), fresh);
-            } else {
-                leaf::doom(old, place.slot);
-                self.rewrite(path);
-            }
+        let len = self.tree.leaf(old).len();
+        let sparse = len <= SPARSE && path.steps.len() > 0;
+        let copied = len > 1 && !sparse && self.tree.removed(old) == 0;
+        let fresh = if copied { leaf::copy_removing(&mut self.tree, old, slot) } else { None };
+        self.tree.mark_removed(old, slot);
+        if let Some(fresh) = fresh {
+            self.tree.discard(old);
+            self.relink(path.steps.as_slice(), fresh);
+        } else {
+            self.rewrite(path);
         }
-    }
-
-    /// As [`remove`](Self::remove), but leaves the payload to the caller, who drops it once the leaf, which is returned, has
-    /// been freed.
-    pub(crate) fn take(&mut self, place: &Place) -> (*const Node, *const ()) {
-        let (leaf, slot) = (place.path.leaf, place.slot);
-        self.remove(place);
-        // SAFETY: the invariant of Edit: retired is not freed.
-        unsafe {
-            book(leaf).doomed &= !(1 << slot);
-            (leaf, leaf::entry(leaf, slot).code)
-        }
-    }
-
-    /// Makes the range vanish without any memory; see [`leaf::hide`].
-    pub(crate) fn hide(&mut self, place: &Place) {
-        // SAFETY: the invariant of Edit.
-        unsafe { leaf::hide(place.path.leaf, place.slot) };
     }
 
     /// Rewrites the first leaf that has hidden ranges without them. Returns how many it had; none if there is no such
     /// leaf.
     ///
-    /// O(n / 64) to find one. The pool was [`stock_removal`]ed.
+    /// O(n / 64) to find one. [`reserve_removal`] set nodes aside.
     pub(crate) fn sweep_one(&mut self) -> Option<usize> {
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            let leaf = leaves(self.root).find(|leaf| book(*leaf).doomed != 0)?;
-            let mut path = Path::new();
-            self.go_to(&mut path, leaf::entry(leaf, 0).start);
-            debug_assert_eq!(path.leaf, leaf);
+        let mut path = Path::at(self.tree.root()?);
+        let has_hidden = |leaf| self.tree.removed(leaf) != 0;
+        path.go_to_first(&self.tree, &has_hidden).then(|| {
             self.rewrite(&path);
-            Some(book(leaf).doomed.count_ones() as usize)
+            self.tree.removed(path.leaf).count_ones() as usize
+        })
+    }
+
+    /// Retires the whole tree. Payloads go with its leaves that were registered at tick `newest` or before, and those
+    /// that `take` does not take.
+    pub(crate) fn clear(&mut self, newest: u64, take: &mut impl FnMut(*const ()) -> bool) {
+        if let Some(root) = self.tree.root() {
+            self.clear_below(root, newest, take);
         }
+        self.tree.set_root(None);
+    }
+
+    fn clear_below(&mut self, node: Link<'w>, newest: u64, take: &mut impl FnMut(*const ()) -> bool) {
+        match self.tree.get(node).kind() {
+            Kind::Inner(inner) => {
+                for i in 0..inner.len() {
+                    self.clear_below(self.tree.child(node, i), newest, take);
+                }
+            }
+            Kind::Leaf(leaf) => {
+                for i in 0..leaf.len() {
+                    let entry = self.tree.leaf(node).entry(i);
+                    if self.tree.removed(node) & 1 << i == 0 && (entry.birth <= newest || !take(entry.code)) {
+                        self.tree.mark_removed(node, i);
+                    }
+                }
+            }
+        }
+        self.tree.discard(node);
     }
 
     /// The new root.
+    #[inline]
     pub(crate) fn finish(self) -> *mut Node {
-        self.root
+        self.tree.finish()
     }
 
     /// Takes back every node that was made. The old tree is as it was.
-    pub(crate) fn abandon(mut self) {
-        self.take_back(self.root);
-        *self.retired = List::new();
-    }
-
-    fn take_back(&mut self, node: *mut Node) {
-        // SAFETY: the invariant of Edit: the nodes born now are this edit's, and only they have children born now. An
-        // insertion dooms nothing, so they own no payload.
-        unsafe {
-            if node.is_null() || book(node).birth != self.tick {
-                return;
-            }
-            if !(*node).shape.is_leaf() {
-                for i in 0..usize::from((*node).len) {
-                    self.take_back(inner::child(node, i).node);
-                }
-            }
-            self.pool.put(node);
-        }
-    }
-
-    #[inline]
-    fn go_to(&self, path: &mut Path, address: usize) {
-        // SAFETY: the invariant of Edit.
-        unsafe { path.go_to(self.root, address) }
+    pub(crate) fn abandon(self) {
+        self.tree.abandon();
     }
 
     /// Checks a new range, which belongs before slot `at` of the path's leaf, against those beside it. Returns where
     /// the next one starts.
-    fn neighbours(&self, path: &Path, at: usize, new: &Entry) -> Result<Option<usize>, Range<usize>> {
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            // Everything left of this leaf ends where its own addresses begin (N3).
-            if let Some(before) = at.checked_sub(1).map(|i| leaf::entry(path.leaf, i))
-                && before.end > new.start
-            {
-                return Err(before.start..before.end);
-            }
-            let next = if at < usize::from((*path.leaf).len) {
-                Some(leaf::entry(path.leaf, at))
-            } else {
-                Leaves::after(path).next().map(|leaf| leaf::entry(leaf, 0))
-            };
-            match next {
-                Some(next) if next.start < new.end => Err(next.start..next.end),
-                next => Ok(next.map(|n| n.start)),
-            }
+    fn neighbours(&self, path: &Path<'w>, at: usize, new: &Entry) -> Result<Option<usize>, Range<usize>> {
+        let leaf = self.tree.leaf(path.leaf);
+        // Everything left of this leaf ends where its own addresses begin (N3).
+        if let Some(before) = at.checked_sub(1).map(|i| leaf.entry(i))
+            && before.end > new.start
+        {
+            return Err(before.start..before.end);
+        }
+        let next = if at < leaf.len() { Some(leaf.entry(at)) } else { path.next_after(&self.tree) };
+        match next {
+            Some(next) if next.start < new.end => Err(next.start..next.end),
+            next => Ok(next.map(|n| n.start)),
         }
     }
 
     /// Moves the boundary of the path's leaf up to let a range end at `end`, if it is lower (N3); true if it was.
-    fn make_way(&mut self, path: &Path, end: usize, next: Option<usize>) -> bool {
-        // The boundary is the key behind the path in the lowest node where there is one.
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            let steps = path.steps.as_slice();
-            let Some(level) = steps.iter().rposition(|(node, i)| i + 1 < usize::from((**node).len)) else {
-                return false;
-            };
-            let (node, i) = steps[level];
-            let behind = inner::child(node, i + 1);
-            if behind.from >= end {
-                return false;
-            }
-            let from = roundest(end, next.unwrap_or(end));
-            let change = Change { at: Some(i + 1), count: 1, with: [Child { from, ..behind }; 2], len: 1 };
-            self.carry_up(path, level + 1, change, true);
-            true
+    ///
+    /// The boundary is the key after the path's child, in the deepest node that has one.
+    fn make_way(&mut self, path: &Path<'w>, end: usize, next: Option<usize>) -> bool {
+        let Some(level) = path.fork(&self.tree) else { return false };
+        let Step { node, index } = path.steps.as_slice()[level];
+        let right = index + 1;
+        if self.tree.inner(node).from(right) >= end {
+            return false;
         }
+        // Up to where the next range starts every key would do.
+        let child = Child { from: most_aligned(end, next.unwrap_or(end)), node: self.tree.child(node, right) };
+        self.carry_up(path, level + 1, Change::of(Some(right), 1, &[child]), true);
+        true
     }
 
     /// Replaces the path's leaf by one with its live ranges only, merged with a neighbour when there are few.
-    fn rewrite(&mut self, path: &Path) {
-        let mut entries = Entries::new();
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            leaf::live_entries(path.leaf, &mut entries);
-            let mut change = None;
-            if let Some((parent, i)) = path.steps.as_slice().last().copied().filter(|_| entries.len() < SPARSE) {
-                for (left, sibling) in siblings(parent, i) {
-                    let sibling = inner::child(parent, sibling).node;
-                    let mut merged = Entries::new();
-                    if left == i {
-                        merged.extend(entries.as_slice());
-                    }
-                    leaf::live_entries(sibling, &mut merged);
-                    if left != i {
-                        merged.extend(entries.as_slice());
-                    }
-                    let Some(shape) = leaf::shape_for(merged.as_slice()).filter(|_| merged.len() <= MERGED) else {
-                        continue;
-                    };
-                    let node = leaf::lay_out(self.pool, shape, merged.as_slice(), self.tick);
-                    self.discard(sibling);
-                    let with = [Child { from: inner::child(parent, left).from, node }; 2];
-                    change = Some(Change { at: Some(left), count: 2, with, len: 1 });
-                    break;
-                }
+    fn rewrite(&mut self, path: &Path<'w>) {
+        let entries = self.entries(path.leaf);
+        let merge = entries.len() < SPARSE;
+        self.replace_leaf(path, entries, Growth::Inside, merge, |both| {
+            both.len() <= MERGED && leaf::shape_for(both).is_some()
+        });
+    }
+
+    /// Replaces the path's leaf by leaves of these ranges; if it is to `join` them, together with those of a neighbour, if
+    /// there is one such that all ranges of the two are `accepted`.
+    fn replace_leaf(
+        &mut self,
+        path: &Path<'w>,
+        entries: Entries,
+        growth: Growth,
+        join: bool,
+        accepted: impl Fn(&[Entry]) -> bool,
+    ) {
+        let step = path.steps.as_slice().last().filter(|_| join);
+        let read = |sibling, _| self.entries(sibling);
+        let joined = step.and_then(|step| self.joined(*step, entries.as_slice(), read, accepted));
+        self.tree.discard(path.leaf);
+        let change = match joined {
+            Some(Joined { left, sibling, all }) => {
+                self.tree.discard(sibling);
+                Change { at: Some(left), count: 2, ..self.leaves_of(all.as_slice(), Growth::Inside) }
             }
-            self.discard(path.leaf);
-            let change = change.unwrap_or_else(|| self.leaves_of(entries.as_slice(), Growth::Inside));
-            self.climb(path, change);
-        }
-    }
-
-    /// One or two leaves of these ranges, or none.
-    fn leaves_of(&mut self, entries: &[Entry], growth: Growth) -> Change {
-        if entries.is_empty() {
-            return Change { at: None, count: 1, with: [Child { from: 0, node: ptr::null_mut() }; 2], len: 0 };
-        }
-        if let Some(shape) = leaf::shape_for(entries) {
-            return Change::replace(leaf::lay_out(self.pool, shape, entries, self.tick));
-        }
-        let (left, right) = entries.split_at(split(entries.len(), growth, |part| {
-            let (left, right) = entries.split_at(part);
-            leaf::shape_for(left).is_some() && leaf::shape_for(right).is_some()
-        }));
-        let from = roundest(left[left.len() - 1].end, right[0].start);
-        let mut half = |entries: &[Entry]| {
-            let shape = leaf::shape_for(entries).expect("half of what is one too many for a leaf fits in one");
-            leaf::lay_out(self.pool, shape, entries, self.tick)
+            None => self.leaves_of(entries.as_slice(), growth),
         };
-        let with = [Child { from: 0, node: half(left) }, Child { from, node: half(right) }];
-        Change { at: None, count: 1, with, len: 2 }
-    }
-
-    /// Carries a change of the path's leaf up to the root. Its keys are those of the children it replaces.
-    fn climb(&mut self, path: &Path, change: Change) {
         self.carry_up(path, path.steps.len(), change, false);
     }
 
-    /// Has what comes up these steps, from the root on, lead to `node`.
-    fn relink(&mut self, steps: &[(*mut Node, usize)], mut node: *mut Node) {
-        for (parent, i) in steps.iter().rev() {
-            // SAFETY: the invariant of Edit.
-            unsafe {
-                if book(*parent).birth == self.tick {
-                    // So is everything above it, and linked.
-                    return inner::set_child(*parent, *i, node);
-                }
-                node = inner::copy_with(self.pool, *parent, *i, node, self.tick);
-                self.retire(*parent);
-            }
-        }
-        self.root = node;
+    /// What is in the child that a step goes to, together with what is in a neighbour of it, the right one rather than the
+    /// left; `None` if neither is `accepted`.
+    ///
+    /// `read` is given a node and the least address its ranges may start at.
+    fn joined<X: Copy, const N: usize>(
+        &self,
+        step: Step<'w>,
+        own: &[X],
+        read: impl Fn(Link<'w>, usize) -> Buffer<X, N>,
+        accepted: impl Fn(&[X]) -> bool,
+    ) -> Option<Joined<'w, X, N>> {
+        let Step { node: parent, index } = step;
+        let right = Some(index + 1).filter(|right| *right < self.tree.inner(parent).len());
+        [right, index.checked_sub(1)].into_iter().flatten().find_map(|other| {
+            let sibling = self.tree.child(parent, other);
+            let theirs = read(sibling, self.tree.inner(parent).from(other));
+            let (first, second) = if index < other { (own, theirs.as_slice()) } else { (theirs.as_slice(), own) };
+            let mut all = Buffer::new();
+            all.extend(first);
+            all.extend(second);
+            accepted(all.as_slice()).then_some(Joined { left: index.min(other), sibling, all })
+        })
     }
 
-    /// Carries a change of what the first `steps` of a path lead to up to the root. With `new_keys` it brings keys.
-    fn carry_up(&mut self, path: &Path, steps: usize, mut change: Change, mut new_keys: bool) {
-        let steps = &path.steps.as_slice()[..steps];
-        // SAFETY: the invariant of Edit, throughout.
-        unsafe {
-            for level in (0..steps.len()).rev() {
-                let (node, i) = steps[level];
-                let at = change.at.unwrap_or(i);
-                if change.count == 1 && change.len == 1 && !new_keys {
-                    return self.relink(&steps[..=level], change.with[0].node);
-                }
-                let mut children = Children::new();
-                inner::children(node, &mut children);
-                if change.len > 0 && !new_keys {
-                    change.with[0].from = children.as_slice()[at].from;
-                }
-                new_keys = false;
-                children.replace(at, change.count, &change.with[..change.len]);
-                let above = level.checked_sub(1).map(|l| steps[l]);
-                self.discard(node);
-                // Of two new children at the right end, the second is where growth is expected.
-                let grown = if at == 0 { 0 } else { at + change.len.saturating_sub(1) };
-                let growth = path.growth(level, grown, children.len());
-                change = self.inners_of(children, growth, above);
-            }
-            self.root = match change.len {
-                0 => ptr::null_mut(),
-                1 => self.without_idle_levels(change.with[0].node),
-                _ => {
-                    let fit = inner::fit(&change.with).expect("two children fit in a node");
-                    inner::lay_out(self.pool, &fit, &change.with, self.tick)
-                }
-            };
+    /// The ranges of a leaf that were not removed.
+    fn entries(&self, leaf: Link<'w>) -> Entries {
+        let mut entries = Entries::new();
+        self.tree.leaf(leaf).entries_but(self.tree.removed(leaf)).for_each(|entry| entries.push(entry));
+        entries
+    }
+
+    /// The children of an inner node, whose ranges start at `from` or above.
+    fn children(&self, node: Link<'w>, from: usize) -> Children<'w> {
+        let (mut children, inner) = (Children::new(), self.tree.inner(node));
+        for i in 0..inner.len() {
+            // The parent alone knows the key of the first.
+            let from = if i == 0 { from } else { inner.from(i) };
+            children.push(Child { from, node: self.tree.child(node, i) });
         }
+        children
+    }
+
+    /// One or two leaves of these ranges, or none.
+    fn leaves_of(&mut self, entries: &[Entry], growth: Growth) -> Change<'w> {
+        // Any key between the two will do.
+        let key = |left: &Entry, right: &Entry| most_aligned(left.end, right.start);
+        self.nodes_of(entries, growth, leaf::shape_for, leaf::lay_out, key)
     }
 
     /// One or two inner nodes of these children, or none, or one merged with a neighbour below `above`.
-    fn inners_of(&mut self, children: Children, growth: Growth, above: Option<(*mut Node, usize)>) -> Change {
-        let all = children.as_slice();
-        if all.is_empty() {
-            return Change { at: None, count: 1, with: [Child { from: 0, node: ptr::null_mut() }; 2], len: 0 };
+    fn inners_of(&mut self, children: Children<'w>, growth: Growth, above: Option<Step<'w>>) -> Change<'w> {
+        let merge = above.filter(|_| (1..SPARSE).contains(&children.len()));
+        let read = |sibling, from| self.children(sibling, from);
+        let accepted = |both: &[Child<'w>]| both.len() <= MERGED && inner::fit(both).is_some();
+        let joined = merge.and_then(|step| self.joined(step, children.as_slice(), read, accepted));
+        if let Some(Joined { left, sibling, all }) = joined {
+            self.tree.discard(sibling);
+            return Change { at: Some(left), count: 2, ..self.inners_of(all, growth, None) };
         }
-        if let Some((parent, i)) = above.filter(|_| all.len() < SPARSE) {
-            // SAFETY: the invariant of Edit.
-            unsafe {
-                for (left, sibling) in siblings(parent, i) {
-                    let right = inner::child(parent, left + 1).from;
-                    let sibling = inner::child(parent, sibling).node;
-                    let mut merged = Children::new();
-                    if left == i {
-                        merged.extend(all);
-                    }
-                    inner::children(sibling, &mut merged);
-                    if left != i {
-                        merged.extend(all);
-                    }
-                    // The first child of the right one starts where the parent says.
-                    let first_right = if left == i { all.len() } else { merged.len() - all.len() };
-                    merged.as_mut_slice()[first_right].from = right;
-                    let Some(fit) = inner::fit(merged.as_slice()).filter(|_| merged.len() <= MERGED) else {
-                        continue;
-                    };
-                    let node = inner::lay_out(self.pool, &fit, merged.as_slice(), self.tick);
-                    self.discard(sibling);
-                    let with = [Child { from: inner::child(parent, left).from, node }; 2];
-                    return Change { at: Some(left), count: 2, with, len: 1 };
-                }
-            }
+        self.nodes_of(children.as_slice(), growth, inner::fit, inner::lay_out, |_, right| right.from)
+    }
+
+    /// One node of these slots, or two if they do not fit in one, or none if there are none.
+    fn nodes_of<X, F>(
+        &mut self,
+        slots: &[X],
+        growth: Growth,
+        fit: impl Fn(&[X]) -> Option<F>,
+        lay_out: impl Fn(&mut Tree<'w>, F, &[X]) -> Link<'w>,
+        key: impl Fn(&X, &X) -> usize,
+    ) -> Change<'w> {
+        if slots.is_empty() {
+            return Change::of_one(&[]);
         }
-        if let Some(fit) = inner::fit(all) {
-            return Change::replace(inner::lay_out(self.pool, &fit, all, self.tick));
+        if let Some(fit) = fit(slots) {
+            return Change::of_one(&[Child { from: 0, node: lay_out(&mut self.tree, fit, slots) }]);
         }
-        let (left, right) = all.split_at(split(all.len(), growth, |part| {
-            let (left, right) = all.split_at(part);
-            inner::fit(left).is_some() && inner::fit(right).is_some()
+        let (left, right) = slots.split_at(split(slots.len(), growth, |part| {
+            let (left, right) = slots.split_at(part);
+            fit(left).is_some() && fit(right).is_some()
         }));
-        let from = right[0].from;
-        let mut half = |children: &[Child]| {
-            let fit = inner::fit(children).expect("half of what is one too many for a node fits in one");
-            inner::lay_out(self.pool, &fit, children, self.tick)
+        let from = key(&left[left.len() - 1], &right[0]);
+        let [left, right] = [left, right].map(|half| {
+            let fit = fit(half).expect("half of what is one too many for a node fits in one");
+            lay_out(&mut self.tree, fit, half)
+        });
+        Change::of_one(&[Child { from: 0, node: left }, Child { from, node: right }])
+    }
+
+    /// Has what comes up these steps, from the root on, lead to `node`.
+    #[inline]
+    fn relink(&mut self, steps: &[Step<'w>], mut node: Link<'w>) {
+        for step in steps.iter().rev() {
+            if self.tree.is_new(step.node) {
+                // So is everything above it, and linked.
+                return inner::set_child(&mut self.tree, step.node, step.index, node);
+            }
+            node = inner::copy_with(&mut self.tree, step.node, step.index, node);
+            self.tree.discard(step.node);
+        }
+        self.tree.set_root(Some(node));
+    }
+
+    /// Carries a change of what the first `steps` of a path lead to up to the root. Its first child has the key of the one
+    /// that it replaces, unless it is to have a `new_key`.
+    fn carry_up(&mut self, path: &Path<'w>, steps: usize, mut change: Change<'w>, mut new_key: bool) {
+        let steps = &path.steps.as_slice()[..steps];
+        for (level, step) in steps.iter().enumerate().rev() {
+            if let (1, [only], false) = (change.count, change.with.as_slice(), new_key) {
+                // From here on up nothing but pointers changes.
+                return self.relink(&steps[..=level], only.node);
+            }
+            let at = change.at.unwrap_or(step.index);
+            let from = level.checked_sub(1).map_or(0, |l| self.tree.inner(steps[l].node).from(steps[l].index));
+            let mut children = self.children(step.node, from);
+            if !new_key && let Some(first) = change.with.as_mut_slice().first_mut() {
+                first.from = children.as_slice()[at].from;
+            }
+            new_key = false;
+            children.replace(at, change.count, change.with.as_slice());
+            self.tree.discard(step.node);
+            // Of two new children at the right end, the second is where growth is expected.
+            let grown = if at == 0 { 0 } else { at + change.with.len().saturating_sub(1) };
+            let growth = path.growth(&self.tree, level, grown, children.len());
+            change = self.inners_of(children, growth, level.checked_sub(1).map(|l| steps[l]));
+        }
+        let root = match change.with.as_slice() {
+            [] => None,
+            [only] => Some(self.without_idle_levels(only.node)),
+            two => {
+                let fit = inner::fit(two).expect("two children fit in a node");
+                Some(inner::lay_out(&mut self.tree, fit, two))
+            }
         };
-        let with = [Child { from: 0, node: half(left) }, Child { from, node: half(right) }];
-        Change { at: None, count: 1, with, len: 2 }
+        self.tree.set_root(root);
     }
 
     /// An only child needs no parent.
-    fn without_idle_levels(&mut self, root: *mut Node) -> *mut Node {
-        let mut root = root;
-        // SAFETY: the invariant of Edit.
-        unsafe {
-            while !(*root).shape.is_leaf() && (*root).len == 1 {
-                let only = inner::child(root, 0).node;
-                self.discard(root);
-                root = only;
-            }
+    fn without_idle_levels(&mut self, mut root: Link<'w>) -> Link<'w> {
+        while let Kind::Inner(inner) = self.tree.get(root).kind()
+            && inner.len() == 1
+        {
+            let only = self.tree.child(root, 0);
+            self.tree.discard(root);
+            root = only;
         }
         root
     }
-
-    /// Drops a node from the tree: back to the pool if this edit made it, else retired.
-    ///
-    /// # Safety
-    /// The node is of this tree, and the caller takes it out.
-    unsafe fn discard(&mut self, node: *mut Node) {
-        // SAFETY: the caller's, and the invariant of Edit. An edit's own nodes own no payload: removals doom in nodes
-        // that were published.
-        unsafe {
-            if book(node).birth == self.tick {
-                self.pool.put(node);
-            } else {
-                self.retire(node);
-            }
-        }
-    }
-
-    /// Retires a node that was published.
-    ///
-    /// # Safety
-    /// The node is of this tree, was not made by this edit, and the caller takes it out.
-    unsafe fn retire(&mut self, node: *mut Node) {
-        // SAFETY: the caller's, and the invariant of Edit.
-        unsafe {
-            book(node).death = self.tick;
-            self.retired.push(node);
-        }
-    }
 }
 
-impl Change {
-    /// One child becomes another, with the same key.
-    fn replace(node: *mut Node) -> Self {
-        Self { at: None, count: 1, with: [Child { from: 0, node }; 2], len: 1 }
-    }
-}
-
-fn shape_of_one(entry: &Entry) -> Shape {
-    leaf::shape_for(core::slice::from_ref(entry)).unwrap_or(Shape::WideLeaf)
-}
-
-/// The neighbours of child `i`, right one first, each with the left of the two.
-///
-/// # Safety
-/// `parent` is an inner node that the caller may read.
-unsafe fn siblings(parent: *const Node, i: usize) -> impl Iterator<Item = (usize, usize)> {
-    // SAFETY: the caller's.
-    let len = usize::from(unsafe { (*parent).len });
-    let right = (i + 1 < len).then_some((i, i + 1));
-    let left = i.checked_sub(1).map(|left| (left, left));
-    right.into_iter().chain(left)
+/// What is in two neighbours, the right one of which is the `left` child's.
+struct Joined<'w, X: Copy, const N: usize> {
+    left: usize,
+    sibling: Link<'w>,
+    all: Buffer<X, N>,
 }

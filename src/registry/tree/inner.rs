@@ -1,132 +1,96 @@
 //! Inner nodes, as the writer sees them.
 
-use super::pool::Pool;
-use crate::handler::node::{NarrowInner, Node, Shape, WIDE_CHILDREN, WideInner};
+use super::node::{Link, Tree};
+use crate::handler::node::{NarrowInner, Node, NodeRef, Shape, WIDE_CHILDREN, WideInner};
 use crate::handler::search::{self, KEYS, MAX_OFFSET, PAD};
-use core::ptr;
 
 /// A node and the least address its ranges may start at.
 #[derive(Clone, Copy)]
-pub(super) struct Child {
+pub(super) struct Child<'w> {
     pub(super) from: usize,
-    pub(super) node: *mut Node,
+    pub(super) node: Link<'w>,
 }
 
 /// What the children of an inner node are gathered in while it is rearranged: two nodes' worth.
-pub(super) type Children = super::Buffer<Child, { 2 * KEYS }>;
+pub(super) type Children<'w> = super::Buffer<Child<'w>, { 2 * KEYS }>;
 
-/// Child `i`. The key of child 0 is not meaningful: the parent knows better.
-///
-/// # Safety
-/// `inner` is an inner node that the caller may read, and `i` is below its `len`.
-pub(super) unsafe fn child(inner: *const Node, i: usize) -> Child {
-    // SAFETY: the caller's; the shape says which layout it is.
-    unsafe {
-        match (*inner).shape {
-            Shape::NarrowInner => {
-                let narrow = &*inner.cast::<NarrowInner>();
-                let units = search::offset(narrow.keys[i]) as usize;
-                Child { from: (*inner).base + (units << (*inner).shift), node: narrow.children[i] }
+/// An inner node that can be read.
+#[derive(Clone, Copy)]
+pub(super) enum InnerRef<'t> {
+    Narrow(&'t NarrowInner),
+    Wide(&'t WideInner),
+}
+
+impl<'t> InnerRef<'t> {
+    fn head(self) -> &'t Node {
+        match self {
+            Self::Narrow(inner) => &inner.node,
+            Self::Wide(inner) => &inner.node,
+        }
+    }
+
+    pub(super) fn len(self) -> usize {
+        usize::from(self.head().len)
+    }
+
+    /// Child `i`.
+    ///
+    /// # Panics
+    /// If there is no such child.
+    #[inline]
+    pub(super) fn child(self, i: usize) -> NodeRef<'t> {
+        match self {
+            Self::Narrow(inner) => inner.child(i),
+            Self::Wide(inner) => inner.child(i),
+        }
+    }
+
+    /// The least address that the ranges of child `i` may start at. That of child 0 is not meaningful: the parent knows
+    /// better.
+    pub(super) fn from(self, i: usize) -> usize {
+        match self {
+            Self::Narrow(inner) => {
+                let units = search::offset(inner.keys[i]) as usize;
+                inner.node.base + (units << inner.node.shift)
             }
-            _ => {
-                let wide = &*inner.cast::<WideInner>();
-                Child { from: wide.keys[i], node: wide.children[i] }
-            }
+            Self::Wide(inner) => inner.keys[i],
+        }
+    }
+
+    /// Which child's ranges `address` belongs with.
+    #[inline]
+    pub(super) fn rank(self, address: usize) -> usize {
+        match self {
+            Self::Narrow(inner) => inner.rank(address),
+            Self::Wide(inner) => inner.rank(address),
         }
     }
 }
 
-/// Child `i`, without its key.
-///
-/// # Safety
-/// As [`child`].
-pub(super) unsafe fn child_node(inner: *const Node, i: usize) -> *mut Node {
-    // SAFETY: the caller's; the shape says which layout it is.
-    unsafe {
-        match (*inner).shape {
-            Shape::NarrowInner => (*inner.cast::<NarrowInner>()).children[i],
-            _ => (*inner.cast::<WideInner>()).children[i],
-        }
+/// Copies a published node, with another child in slot `at`.
+pub(super) fn copy_with<'w>(tree: &mut Tree<'w>, old: Link<'w>, at: usize, child: Link<'w>) -> Link<'w> {
+    if let Some((link, new, old)) = tree.make_from::<NarrowInner>(old) {
+        new.node.copy(&old.node);
+        let len = usize::from(old.node.len);
+        // All of the keys: those that are not used matter too.
+        new.keys = old.keys;
+        new.children[..len].copy_from_slice(&old.children[..len]);
+        new.children[at] = child.as_ptr();
+        return link;
     }
+    let (link, new, old) = tree.make_from::<WideInner>(old).expect("leaves have no children");
+    new.node.copy(&old.node);
+    (new.keys, new.children) = (old.keys, old.children);
+    new.children[at] = child.as_ptr();
+    link
 }
 
-/// Which child's ranges `address` belongs with.
-///
-/// # Safety
-/// As [`child`].
-pub(super) unsafe fn rank(inner: *const Node, address: usize) -> usize {
-    // SAFETY: the caller's; the shape says which layout it is.
-    unsafe {
-        match (*inner).shape {
-            Shape::NarrowInner => (*inner.cast::<NarrowInner>()).rank(address),
-            _ => (*inner.cast::<WideInner>()).rank(address),
-        }
-    }
-}
-
-/// # Safety
-/// As [`child`].
-pub(super) unsafe fn children(inner: *const Node, into: &mut Children) {
-    // SAFETY: the caller's.
-    unsafe {
-        for i in 0..usize::from((*inner).len) {
-            into.push(child(inner, i));
-        }
-    }
-}
-
-/// Copies a node, with another child in slot `at`, for the tree of `tick`.
-///
-/// # Safety
-/// `inner` is an inner node, alive, `at` is below its `len`, and the caller holds the writer lock.
-pub(super) unsafe fn copy_with(
-    pool: &mut Pool,
-    inner: *const Node,
-    at: usize,
-    child: *mut Node,
-    tick: u64,
-) -> *mut Node {
-    // SAFETY: the caller's. The copy is nobody else's and of the same shape. Every key of a narrow node is copied, the
-    // unused ones too, and every slot up to `len`.
-    unsafe {
-        let len = usize::from((*inner).len);
-        let copy = pool.take((*inner).shape, tick);
-        (*copy).base = (*inner).base;
-        (*copy).shift = (*inner).shift;
-        (*copy).level = (*inner).level;
-        (*copy).len = (*inner).len;
-        if (*inner).shape == Shape::NarrowInner {
-            let (from, to) = (inner.cast::<NarrowInner>(), copy.cast::<NarrowInner>());
-            ptr::copy_nonoverlapping(&raw const (*from).keys, &raw mut (*to).keys, 1);
-            copy_some(&raw const (*from).children, &raw mut (*to).children, len);
-        } else {
-            let (from, to) = (inner.cast::<WideInner>(), copy.cast::<WideInner>());
-            copy_some(&raw const (*from).keys, &raw mut (*to).keys, len);
-            copy_some(&raw const (*from).children, &raw mut (*to).children, len);
-        }
-        set_child(copy, at, child);
-        copy
-    }
-}
-
-/// Copies the first `len` items of an array.
-///
-/// # Safety
-/// The arrays are two, the one is readable and the other writable, and `len` is at most `N`.
-unsafe fn copy_some<X: Copy, const N: usize>(from: *const [X; N], to: *mut [X; N], len: usize) {
-    // SAFETY: the caller's.
-    unsafe { ptr::copy_nonoverlapping(from.cast::<X>(), to.cast::<X>(), len) };
-}
-
-/// # Safety
-/// `inner` is an inner node that is not published, and `i` is below its `len`.
-pub(super) unsafe fn set_child(inner: *mut Node, i: usize, node: *mut Node) {
-    // SAFETY: the caller's.
-    unsafe {
-        match (*inner).shape {
-            Shape::NarrowInner => (*inner.cast::<NarrowInner>()).children[i] = node,
-            _ => (*inner.cast::<WideInner>()).children[i] = node,
-        }
+/// Has slot `at` of a new node lead to another child.
+pub(super) fn set_child<'w>(tree: &mut Tree<'w>, link: Link<'w>, at: usize, child: Link<'w>) {
+    if let Some(inner) = tree.own::<NarrowInner>(link) {
+        inner.children[at] = child.as_ptr();
+    } else if let Some(inner) = tree.own::<WideInner>(link) {
+        inner.children[at] = child.as_ptr();
     }
 }
 
@@ -139,9 +103,9 @@ pub(super) struct Fit {
 
 /// Whether these children, ascending, fit in one node, and how.
 ///
-/// Narrow keys count in the smallest unit that spans them all, which has to divide every key: keys are chosen as round
-/// as they can be ([`super::split::roundest`]), so that it usually does.
-pub(super) fn fit(children: &[Child]) -> Option<Fit> {
+/// Narrow keys count in the smallest unit that spans them all, which has to divide every key: keys are chosen as well
+/// aligned as they can be ([`super::split::most_aligned`]), so that it usually does.
+pub(super) fn fit(children: &[Child<'_>]) -> Option<Fit> {
     // Child 0 counts as the smallest address whatever its key: the others' keys are what has to be represented.
     let (second, last) = match children {
         [] => return None,
@@ -164,83 +128,80 @@ pub(super) fn fit(children: &[Child]) -> Option<Fit> {
 }
 
 /// Lays `children` out in a new node, as they [`fit`].
-pub(super) fn lay_out(pool: &mut Pool, fit: &Fit, children: &[Child], tick: u64) -> *mut Node {
-    let node = pool.take(fit.shape, tick);
-    // SAFETY: a new node is nobody else's, and large enough for the shape; every key of a narrow node and every slot
-    // up to `len` is written below.
-    unsafe {
-        (*node).len = children.len() as u16;
-        (*node).base = fit.base;
-        (*node).shift = fit.shift;
-        (*node).level = (*children[0].node).level + 1;
-        if fit.shape == Shape::NarrowInner {
-            let inner = node.cast::<NarrowInner>();
-            (&raw mut (*inner).keys).write([PAD; KEYS]);
-            for (i, child) in children.iter().enumerate() {
-                let units = if i == 0 { 0 } else { (child.from - fit.base) >> fit.shift };
-                (*inner).keys[i] = search::key(units as u32);
-                (&raw mut (*inner).children).cast::<*mut Node>().add(i).write(child.node);
-            }
-        } else {
-            let inner = node.cast::<WideInner>();
-            for (i, child) in children.iter().enumerate() {
-                (&raw mut (*inner).keys).cast::<usize>().add(i).write(child.from);
-                (&raw mut (*inner).children).cast::<*mut Node>().add(i).write(child.node);
-            }
+pub(super) fn lay_out<'w>(tree: &mut Tree<'w>, fit: Fit, children: &[Child<'w>]) -> Link<'w> {
+    let level = tree.get(children[0].node).head().level + 1;
+    let link = tree.make(fit.shape);
+    let set_head = |node: &mut Node| {
+        node.len = children.len() as u16;
+        (node.base, node.shift, node.level) = (fit.base, fit.shift, level);
+    };
+    if let Some(inner) = tree.own::<NarrowInner>(link) {
+        set_head(&mut inner.node);
+        inner.keys = [PAD; KEYS];
+        for (i, child) in children.iter().enumerate() {
+            let units = if i == 0 { 0 } else { (child.from - fit.base) >> fit.shift };
+            (inner.keys[i], inner.children[i]) = (search::key(units as u32), child.node.as_ptr());
+        }
+    } else if let Some(inner) = tree.own::<WideInner>(link) {
+        set_head(&mut inner.node);
+        for (i, child) in children.iter().enumerate() {
+            (inner.keys[i], inner.children[i]) = (child.from, child.node.as_ptr());
         }
     }
-    node
+    link
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::leaf;
+    use super::super::{List, Pool, leaf};
     use super::*;
-    use crate::handler::node::{Entry, find};
-
-    /// A node over leaves of one range each, which start at these addresses and are two bytes long.
-    fn over(pool: &mut Pool, starts: &[usize]) -> (Fit, *mut Node) {
-        pool.stock(starts.len(), 1).unwrap();
-        let children: Vec<Child> = (0..)
-            .zip(starts)
-            .map(|(i, &from)| {
-                let code = ptr::without_provenance(8 * (i + 1));
-                let entry = Entry { start: from, end: from + 2, birth: 1, code };
-                Child { from, node: leaf::lay_out(pool, Shape::NarrowLeaf, &[entry], 1) }
-            })
-            .collect();
-        let fit = fit(&children).expect("they are few");
-        let node = lay_out(pool, &fit, &children, 1);
-        (fit, node)
-    }
+    use crate::handler::node::Entry;
+    use core::ptr;
 
     /// The distances at which one more bit of a unit is needed, and those beside them.
     #[test]
     fn keys_that_just_fit_lead_to_their_children() {
         let mut pool = Pool::new();
-        for shift in 0..12 {
+        for shift in 0..12.min(usize::BITS - 31) {
             let unit = 1_usize << shift;
-            let most = MAX_OFFSET as usize * unit;
+            let most = (MAX_OFFSET as usize).saturating_mul(unit);
             for span in [most - 2 * unit, most - unit, most, most + unit, most + 2 * unit] {
-                for second in [unit, 2 * unit, 0x7000_0000_0000] {
-                    let starts = [second - unit / 2, second + unit, second + span].map(|start| start & !(unit - 1));
-                    if starts[0] + 2 > starts[1] {
-                        continue;
-                    }
-                    let (fit, node) = over(&mut pool, &starts);
-                    let what = format!("{starts:#x?} in {:?} of unit 2^{}", fit.shape, fit.shift);
-                    for (i, start) in starts.into_iter().enumerate() {
-                        for pc in [start, start + 1] {
-                            // SAFETY: the nodes are this test's, and never freed.
-                            let found = unsafe { find(node, pc) }.map(|entry| entry.code.addr());
-                            assert_eq!(found, Some(8 * (i + 1)), "{pc:#x} of {what}");
-                        }
-                        // SAFETY: as above.
-                        let behind = unsafe { find(node, start + 2) };
-                        assert!(behind.is_none_or(|entry| entry.start == start + 2), "{what}");
+                for second in [unit, 2 * unit, 1 << (usize::BITS - 2)] {
+                    let starts = [second - unit / 2, second + unit, second.saturating_add(span)];
+                    let starts = starts.map(|start| start & !(unit - 1));
+                    if starts[0] + 2 <= starts[1] && starts[2] < usize::MAX - 2 {
+                        check(&mut pool, starts);
                     }
                 }
             }
         }
+    }
+
+    /// A node over leaves of one range each, which start at these addresses and are two bytes long.
+    fn check(pool: &mut Pool, starts: [usize; 3]) {
+        let mut retired = List::new();
+        pool.reserve(starts.len(), 1).unwrap();
+        // SAFETY: the nodes are this test's.
+        let mut tree = unsafe { Tree::new(pool, &mut retired, ptr::null_mut(), 1) };
+        let mut number = 0;
+        let children = starts.map(|from| {
+            number += 1;
+            let code = ptr::without_provenance(8 * number);
+            let entry = Entry { start: from, end: from + 2, birth: 1, code };
+            Child { from, node: leaf::lay_out(&mut tree, Shape::NarrowLeaf, &[entry]) }
+        });
+        let fit = fit(&children).expect("they are few");
+        let what = format!("{starts:#x?} in {:?} of unit 2^{}", fit.shape, fit.shift);
+        let node = lay_out(&mut tree, fit, &children);
+        for (i, start) in starts.into_iter().enumerate() {
+            for pc in [start, start + 1] {
+                let found = tree.get(node).find(pc).map(|entry| entry.code.addr());
+                assert_eq!(found, Some(8 * (i + 1)), "{pc:#x} of {what}");
+            }
+            let after = tree.get(node).find(start + 2);
+            assert!(after.is_none_or(|entry| entry.start == start + 2), "{what}");
+        }
+        tree.set_root(Some(node));
+        tree.abandon();
     }
 }

@@ -1,86 +1,89 @@
 //! Leaves, as the writer sees them: reading one out, laying one out, and changing one that is not published yet.
 
-use super::pool::{Pool, blank, book};
-use crate::handler::node::{Code, Entry, NARROW_RANGES, NarrowLeaf, Node, Shape, WIDE_RANGES, WideLeaf};
+use super::node::{Link, Tree};
+use crate::handler::node::{
+    Entry, NARROW_RANGES, NarrowLeaf, NarrowSlot, Node, Shape, WIDE_RANGES, WideLeaf, WideSlot,
+};
 use crate::handler::search::{KEYS, MAX_OFFSET, PAD};
 use crate::sync::Ordering;
-use core::mem::MaybeUninit;
+use crate::sync::unmodelled::{AtomicU32, AtomicUsize};
 use core::ptr;
 
 /// What the ranges of a leaf are gathered in while it is rearranged: two leaves' worth.
 pub(super) type Entries = super::Buffer<Entry, { 2 * KEYS }>;
 
-/// The range in slot `i`.
-///
-/// # Safety
-/// `leaf` is a leaf that the caller may read, and `i` is below its `len`.
-pub(super) unsafe fn entry(leaf: *const Node, i: usize) -> Entry {
-    // SAFETY: the caller's; the shape says which layout it is.
-    unsafe {
-        match (*leaf).shape {
-            Shape::NarrowLeaf => (*leaf.cast::<NarrowLeaf>()).entry(i),
-            _ => (*leaf.cast::<WideLeaf>()).entry(i),
-        }
-    }
+/// A leaf that can be read.
+#[derive(Clone, Copy)]
+pub(super) enum LeafRef<'t> {
+    Narrow(&'t NarrowLeaf),
+    Wide(&'t WideLeaf),
 }
 
-/// Where the range in slot `i` starts.
-///
-/// # Safety
-/// As [`entry`].
-unsafe fn start(leaf: *const Node, i: usize) -> usize {
-    // SAFETY: the caller's; the shape says which layout it is.
-    unsafe {
-        match (*leaf).shape {
-            Shape::NarrowLeaf => (*leaf.cast::<NarrowLeaf>()).start(i),
-            _ => (*leaf.cast::<WideLeaf>()).starts[i],
-        }
-    }
-}
-
-/// Where the window of a narrow leaf begins.
-///
-/// # Safety
-/// As [`entry`].
-unsafe fn window(leaf: *const Node) -> usize {
-    // SAFETY: the caller's.
-    unsafe { (*leaf).base.wrapping_sub(MIDDLE) }
-}
-
-/// The base of a narrow leaf is so far into its window.
+/// The base of a narrow leaf is that far into its window.
 const MIDDLE: usize = 1 << 31;
 
-/// How many ranges of the leaf start at or before `address`.
-///
-/// # Safety
-/// As [`entry`].
-pub(super) unsafe fn starts_up_to(leaf: *const Node, address: usize) -> usize {
-    // SAFETY: the caller's; `rank` is below `len`.
-    unsafe {
-        let rank = match (*leaf).shape {
-            // Unlike a handler's, this search has to tell an address below the window from one above it.
-            Shape::NarrowLeaf if address < window(leaf) => return 0,
-            Shape::NarrowLeaf if address - window(leaf) > MAX_OFFSET as usize => return usize::from((*leaf).len),
-            Shape::NarrowLeaf => (*leaf.cast::<NarrowLeaf>()).rank(address),
-            _ => (*leaf.cast::<WideLeaf>()).rank(address),
-        };
-        rank + usize::from(start(leaf, rank) <= address)
+impl<'t> LeafRef<'t> {
+    fn head(self) -> &'t Node {
+        match self {
+            Self::Narrow(leaf) => &leaf.node,
+            Self::Wide(leaf) => &leaf.node,
+        }
     }
-}
 
-/// The ranges of a leaf that are not hidden.
-///
-/// # Safety
-/// `leaf` is a leaf, alive, and the caller holds the writer lock.
-pub(super) unsafe fn live_entries(leaf: *mut Node, into: &mut Entries) {
-    // SAFETY: the caller's.
-    unsafe {
-        let hidden = book(leaf).doomed;
-        for i in 0..usize::from((*leaf).len) {
-            if hidden & 1 << i == 0 {
-                into.push(entry(leaf, i));
+    pub(super) fn len(self) -> usize {
+        usize::from(self.head().len)
+    }
+
+    /// The range in slot `i`.
+    ///
+    /// # Panics
+    /// If the slot is not in use.
+    pub(super) fn entry(self, i: usize) -> Entry {
+        assert!(i < self.len());
+        match self {
+            Self::Narrow(leaf) => leaf.entry(i),
+            Self::Wide(leaf) => leaf.entry(i),
+        }
+    }
+
+    /// How many ranges start at or before `address`.
+    pub(super) fn starts_up_to(self, address: usize) -> usize {
+        match self {
+            // Unlike a handler's, this search has to tell an address below the window from one above it.
+            Self::Narrow(leaf) if address < leaf.window() => 0,
+            Self::Narrow(leaf) if address - leaf.window() > MAX_OFFSET as usize => self.len(),
+            Self::Narrow(leaf) => {
+                let rank = leaf.rank(address);
+                rank + usize::from(leaf.start(rank) <= address)
+            }
+            Self::Wide(leaf) => {
+                let rank = leaf.rank(address);
+                rank + usize::from(leaf.starts[rank] <= address)
             }
         }
+    }
+
+    /// All ranges but those in the slots whose bits are set.
+    pub(super) fn entries_but(self, removed: u64) -> impl Iterator<Item = Entry> + use<'t> {
+        (0..self.len()).filter(move |i| removed & 1 << i == 0).map(move |i| self.entry(i))
+    }
+
+    /// Hides the range in slot `i` of a published leaf: what a removal does when there is no memory for a new leaf.
+    ///
+    /// A single store makes the range empty, for every lookup that begins after the removal returned; Relaxed, since
+    /// whatever orders such a lookup after the removal orders this store too. Owned snapshots that share the leaf lose
+    /// sight of it as well. The payload stays until the leaf goes.
+    pub(super) fn hide(self, i: usize) {
+        match self {
+            Self::Narrow(leaf) => leaf.slots[i].len.store(0, Ordering::Relaxed),
+            Self::Wide(leaf) => leaf.slots[i].end.store(leaf.starts[i], Ordering::Relaxed),
+        }
+    }
+
+    /// Whether one more range fits in: narrow, nothing removed, room, and inside the window.
+    pub(super) fn has_room_for(self, removed: u64, entry: &Entry) -> bool {
+        let Self::Narrow(leaf) = self else { return false };
+        self.len() < NARROW_RANGES && removed == 0 && fits(entry, leaf.window(), leaf.node.birth_base)
     }
 }
 
@@ -96,49 +99,6 @@ pub(super) fn shape_for(entries: &[Entry]) -> Option<Shape> {
     }
 }
 
-/// Lays `entries` out in a new leaf of a shape that [`shape_for`] allows.
-pub(super) fn lay_out(pool: &mut Pool, shape: Shape, entries: &[Entry], tick: u64) -> *mut Node {
-    let node = pool.take(shape, tick);
-    // SAFETY: a new node is nobody else's, and large enough for the shape; every field of the slots up to `len`, and
-    // every key, is written below.
-    unsafe {
-        (*node).len = entries.len() as u16;
-        if shape == Shape::NarrowLeaf {
-            (*node).base = entries[0].start.wrapping_add(MIDDLE);
-            (*node).birth_base = entries.iter().map(|e| e.birth).min().unwrap_or(tick);
-            let leaf = node.cast::<NarrowLeaf>();
-            let starts = &raw mut (*leaf).starts;
-            starts.write([PAD; KEYS]);
-            (&raw mut (*leaf).lens).cast::<u32>().add(NARROW_RANGES).write(0);
-            for (i, entry) in entries.iter().enumerate() {
-                write_narrow(leaf, i, entry);
-            }
-        } else {
-            let leaf = node.cast::<WideLeaf>();
-            for (i, entry) in entries.iter().enumerate() {
-                (&raw mut (*leaf).starts).cast::<usize>().add(i).write(entry.start);
-                (&raw mut (*leaf).ends).cast::<usize>().add(i).write(entry.end);
-                (&raw mut (*leaf).births).cast::<u64>().add(i).write(entry.birth);
-                (&raw mut (*leaf).codes).cast::<*const ()>().add(i).write(entry.code);
-            }
-        }
-    }
-    node
-}
-
-/// # Safety
-/// The leaf is not published, the entry fits its window, and `i` is a slot.
-unsafe fn write_narrow(leaf: *mut NarrowLeaf, i: usize, entry: &Entry) {
-    // SAFETY: the caller's.
-    unsafe {
-        let code = Code::new(entry.code).expect("a range in a narrow leaf was found to fit");
-        (&raw mut (*leaf).starts).cast::<i32>().add(i).write(entry.start.wrapping_sub((*leaf).node.base) as i32);
-        (&raw mut (*leaf).lens).cast::<u32>().add(i).write((entry.end - entry.start) as u32);
-        (&raw mut (*leaf).births).cast::<u32>().add(i).write((entry.birth - (*leaf).node.birth_base) as u32);
-        (&raw mut (*leaf).codes).cast::<Code>().add(i).write(code);
-    }
-}
-
 /// Whether a narrow leaf with a window that begins at `window` can have this range.
 #[inline]
 fn fits(entry: &Entry, window: usize, birth_base: u64) -> bool {
@@ -146,226 +106,110 @@ fn fits(entry: &Entry, window: usize, birth_base: u64) -> bool {
         && entry.end - window <= MAX_OFFSET as usize
         && entry.birth >= birth_base
         && entry.birth - birth_base <= u64::from(u32::MAX)
-        && Code::new(entry.code).is_some()
 }
 
-/// Whether `insert` can take this range as the leaf is: narrow, nothing hidden, room, and inside the window.
-///
-/// # Safety
-/// `leaf` is a leaf, alive, and the caller holds the writer lock.
-pub(super) unsafe fn has_room_for(leaf: *mut Node, entry: &Entry) -> bool {
-    // SAFETY: the caller's.
-    unsafe {
-        (*leaf).shape == Shape::NarrowLeaf
-            && usize::from((*leaf).len) < NARROW_RANGES
-            && book(leaf).doomed == 0
-            && fits(entry, window(leaf), (*leaf).birth_base)
-    }
-}
-
-/// Puts a range into slot `at` of a leaf.
-///
-/// # Safety
-/// The leaf is not published, [`has_room_for`] the entry, and `at` is where its start belongs.
-pub(super) unsafe fn insert(leaf: *mut Node, at: usize, entry: &Entry) {
-    // SAFETY: the caller's: there is a slot past the last, and nobody else sees the node.
-    unsafe {
-        let narrow = leaf.cast::<NarrowLeaf>();
-        let behind = usize::from((*leaf).len) - at;
-        shift((&raw mut (*narrow).starts).cast::<i32>(), at, behind);
-        shift((&raw mut (*narrow).lens).cast::<u32>(), at, behind);
-        shift((&raw mut (*narrow).births).cast::<u32>(), at, behind);
-        shift((&raw mut (*narrow).codes).cast::<Code>(), at, behind);
-        write_narrow(narrow, at, entry);
-        (*leaf).len += 1;
-    }
-}
-
-/// # Safety
-/// `at + n` is within the array, but for its last slot.
-unsafe fn shift<X>(array: *mut X, at: usize, n: usize) {
-    // SAFETY: the caller's.
-    unsafe { ptr::copy(array.add(at), array.add(at + 1), n) };
-}
-
-/// Copies a leaf with one more range, in slot `at`, for the tree of `tick`.
-///
-/// # Safety
-/// The leaf is published, [`has_room_for`] the entry, `at` is where its start belongs, and the caller holds the writer
-/// lock.
-pub(super) unsafe fn copy_inserting(
-    pool: &mut Pool,
-    leaf: *const Node,
-    at: usize,
-    entry: &Entry,
-    tick: u64,
-) -> *mut Node {
-    // SAFETY: the caller's: the copy is as large and nobody else's, and has a slot past the last.
-    unsafe {
-        let copy = pool.take_unwritten(Shape::NarrowLeaf);
-        let len = (*leaf).len + 1;
-        copy_around::<1, 0>(leaf.cast(), copy.cast(), at, usize::from(len));
-        copy.write(Node { base: (*leaf).base, birth_base: (*leaf).birth_base, len, ..blank(Shape::NarrowLeaf, tick) });
-        write_narrow(copy.cast(), at, entry);
-        copy
-    }
-}
-
-/// Copies a leaf without the range in slot `at`, for the tree of `tick`.
-///
-/// # Safety
-/// The leaf is published, narrow, has nothing hidden and another range, `at` is below its `len`, and the caller holds
-/// the writer lock.
-pub(super) unsafe fn copy_removing(pool: &mut Pool, leaf: *const Node, at: usize, tick: u64) -> *mut Node {
-    // SAFETY: the caller's: the copy is as large and nobody else's.
-    unsafe {
-        let copy = pool.take_unwritten(Shape::NarrowLeaf);
-        let len = (*leaf).len - 1;
-        copy_around::<0, 1>(leaf.cast(), copy.cast(), at, usize::from(len));
-        copy.write(Node { base: (*leaf).base, birth_base: (*leaf).birth_base, len, ..blank(Shape::NarrowLeaf, tick) });
-        copy
-    }
-}
-
-/// How many slots are moved at once.
-const BLOCK: usize = 8;
-
-/// Copies the columns of a leaf: what is in front of `at` to where it is, and what is at `at + SKIPPED` and behind to
-/// `at + MADE` and behind, so that there are `len` ranges. What is at `at` must be written afterwards if a slot is made,
-/// and so must the head be in any case.
-///
-/// How much there is to be moved on either side of `at` is as good as random, so whatever depends on it would end in
-/// mispredicted branches, which cost more than the moves. So whole columns are moved, or their halves, in blocks, each
-/// of which is taken from its place or from beside it. The block that `at` is in is taken from beside it, and repaired
-/// by a block that ends at `at`, whatever that runs into in front of the column: so columns are written from the last
-/// to the first, the head being the last to be written.
-///
-/// # Safety
-/// Both are narrow leaves, the first readable and the other the caller's to write; `MADE + SKIPPED` is 1, and `at` is
-/// below [`NARROW_RANGES`].
-#[inline(always)]
-unsafe fn copy_around<const MADE: usize, const SKIPPED: usize>(
-    from: *const NarrowLeaf,
-    to: *mut NarrowLeaf,
-    at: usize,
-    len: usize,
-) {
-    // SAFETY: in front of each column is another or the head, which are longer than a block, and behind each another,
-    // or else the block at the end begins one slot earlier: the slot behind those that are used does not matter.
-    unsafe {
-        if len > KEYS / 2 {
-            move_slots::<MADE, SKIPPED, KEYS>(from, to, at);
-        } else {
-            move_slots::<MADE, SKIPPED, { KEYS / 2 }>(from, to, at);
+/// Lays `entries` out in a new leaf of a shape that [`shape_for`] allows.
+pub(super) fn lay_out<'w>(tree: &mut Tree<'w>, shape: Shape, entries: &[Entry]) -> Link<'w> {
+    let link = tree.make(shape);
+    if let Some(leaf) = tree.own::<NarrowLeaf>(link) {
+        leaf.node.len = entries.len() as u16;
+        // The window begins at the first range: ranges above are likelier to come than ranges below.
+        leaf.node.base = entries[0].start.wrapping_add(MIDDLE);
+        leaf.node.birth_base = entries.iter().map(|e| e.birth).min().unwrap_or(0);
+        leaf.starts = [PAD; KEYS];
+        *leaf.slots[NARROW_RANGES].len.get_mut() = 0;
+        for (i, entry) in entries.iter().enumerate() {
+            leaf.set(i, entry);
         }
-        (&raw mut (*to).lens).cast::<u32>().add(NARROW_RANGES).write(0);
-        // All of the keys: those that are not used matter too.
-        move_column::<i32, MADE, SKIPPED>((&raw const (*from).starts).cast(), (&raw mut (*to).starts).cast(), at, KEYS);
-        (&raw mut (*to).starts).cast::<i32>().add(NARROW_RANGES).write(PAD);
-    }
-}
-
-/// # Safety
-/// As [`copy_around`].
-#[inline(always)]
-unsafe fn move_slots<const MADE: usize, const SKIPPED: usize, const COUNT: usize>(
-    from: *const NarrowLeaf,
-    to: *mut NarrowLeaf,
-    at: usize,
-) {
-    // SAFETY: as in `copy_around`.
-    unsafe {
-        let ends_at = COUNT.min(NARROW_RANGES);
-        move_column::<Code, MADE, SKIPPED>(
-            (&raw const (*from).codes).cast(),
-            (&raw mut (*to).codes).cast(),
-            at,
-            ends_at,
-        );
-        move_column::<u32, MADE, SKIPPED>(
-            (&raw const (*from).births).cast(),
-            (&raw mut (*to).births).cast(),
-            at,
-            COUNT,
-        );
-        move_column::<u32, MADE, SKIPPED>((&raw const (*from).lens).cast(), (&raw mut (*to).lens).cast(), at, COUNT);
-    }
-}
-
-/// # Safety
-/// As [`copy_around`]; a block in front of the column, and one item behind the first `count`, can be read, and the
-/// former can be written.
-#[inline(always)]
-unsafe fn move_column<X, const MADE: usize, const SKIPPED: usize>(from: *const X, to: *mut X, at: usize, count: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        for block in 0..count.div_ceil(BLOCK) {
-            let start = (block * BLOCK).min(count - BLOCK);
-            let beside = if start + BLOCK <= at { from } else { from.wrapping_add(SKIPPED).wrapping_sub(MADE) };
-            move_block(beside.wrapping_add(start), to.add(start));
+    } else if let Some(leaf) = tree.own::<WideLeaf>(link) {
+        leaf.node.len = entries.len() as u16;
+        for (i, entry) in entries.iter().enumerate() {
+            leaf.starts[i] = entry.start;
+            leaf.slots[i] = WideSlot { code: entry.code, end: AtomicUsize::new(entry.end), birth: entry.birth };
         }
-        move_block(from.wrapping_add(at).wrapping_sub(BLOCK), to.wrapping_add(at).wrapping_sub(BLOCK));
     }
+    link
 }
 
-/// # Safety
-/// A block can be read from the one and written to the other, which may overlap in no way.
-#[inline(always)]
-unsafe fn move_block<X>(from: *const X, to: *mut X) {
-    // SAFETY: the caller's. Bytes that may be uninitialised are moved as such.
-    unsafe {
-        to.cast::<[MaybeUninit<X>; BLOCK]>().write_unaligned(from.cast::<[MaybeUninit<X>; BLOCK]>().read_unaligned())
-    };
+/// Copies a published leaf with one more range, in slot `at`, which it [has room for](LeafRef::has_room_for).
+pub(super) fn copy_inserting<'w>(tree: &mut Tree<'w>, old: Link<'w>, at: usize, entry: &Entry) -> Option<Link<'w>> {
+    let (link, new, old) = tree.make_from::<NarrowLeaf>(old)?;
+    new.node.copy(&old.node);
+    new.node.len += 1;
+    let len = usize::from(old.node.len);
+    // All of the keys: those that are not used matter too.
+    new.starts[..at].copy_from_slice(&old.starts[..at]);
+    new.starts[at + 1..].copy_from_slice(&old.starts[at..NARROW_RANGES]);
+    copy_slots(&old.slots[..at], &mut new.slots[..at]);
+    copy_slots(&old.slots[at..len], &mut new.slots[at + 1..=len]);
+    *new.slots[NARROW_RANGES].len.get_mut() = 0;
+    new.set(at, entry);
+    Some(link)
 }
 
-/// Hides the range in slot `i` of a published leaf: what a removal does when there is no memory for a new leaf.
-///
-/// A single store makes the range empty, for every lookup that begins after the removal returned; Relaxed, since
-/// whatever orders such a lookup after the removal orders this store too. Owned snapshots that share the leaf lose
-/// sight of it as well. The payload stays until the leaf goes.
-///
-/// # Safety
-/// `leaf` is a leaf, alive, `i` is below its `len`, and the caller holds the writer lock.
-pub(super) unsafe fn hide(leaf: *mut Node, i: usize) {
-    // SAFETY: the caller's; the length is atomic (N1).
-    unsafe {
-        match (*leaf).shape {
-            Shape::NarrowLeaf => (*leaf.cast::<NarrowLeaf>()).lens[i].store(0, Ordering::Relaxed),
-            _ => {
-                let wide = &*leaf.cast::<WideLeaf>();
-                wide.ends[i].store(wide.starts[i], Ordering::Relaxed);
-            }
-        }
-        doom(leaf, i);
+/// Copies a published narrow leaf without the range in slot `at`. `None` if it is a wide one.
+pub(super) fn copy_removing<'w>(tree: &mut Tree<'w>, old: Link<'w>, at: usize) -> Option<Link<'w>> {
+    let (link, new, old) = tree.make_from::<NarrowLeaf>(old)?;
+    new.node.copy(&old.node);
+    new.node.len -= 1;
+    let len = usize::from(new.node.len);
+    // All of the keys: those that are not used matter too.
+    new.starts[..at].copy_from_slice(&old.starts[..at]);
+    new.starts[at..NARROW_RANGES].copy_from_slice(&old.starts[at + 1..]);
+    new.starts[NARROW_RANGES] = PAD;
+    copy_slots(&old.slots[..at], &mut new.slots[..at]);
+    copy_slots(&old.slots[at + 1..=len], &mut new.slots[at..len]);
+    *new.slots[NARROW_RANGES].len.get_mut() = 0;
+    Some(link)
+}
+
+/// Copies slots of a published leaf.
+#[inline]
+fn copy_slots(from: &[NarrowSlot], to: &mut [NarrowSlot]) {
+    assert_eq!(from.len(), to.len());
+    // SAFETY: as many are written as there are, in another node. Their lengths are atomic, but only the holder of the
+    // writer lock stores to those of published leaves, as we are (W1).
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) };
+}
+
+impl NarrowLeaf {
+    /// Where the window begins.
+    fn window(&self) -> usize {
+        self.node.base.wrapping_sub(MIDDLE)
     }
-}
 
-/// Notes that the payload in slot `i` goes when this leaf does.
-///
-/// # Safety
-/// As [`hide`].
-pub(super) unsafe fn doom(leaf: *mut Node, i: usize) {
-    // SAFETY: the caller's. A snapshot may have the range in an older leaf than this one: it counts from there.
-    unsafe {
-        let birth = entry(leaf, i).birth;
-        let book = book(leaf);
-        book.doomed |= 1 << i;
-        book.birth = book.birth.min(birth);
+    /// Writes slot `i`. The range [`fits`].
+    fn set(&mut self, i: usize, entry: &Entry) {
+        self.starts[i] = entry.start.wrapping_sub(self.node.base) as i32;
+        let (birth, len) = ((entry.birth - self.node.birth_base) as u32, (entry.end - entry.start) as u32);
+        self.slots[i] = NarrowSlot { code: entry.code, birth, len: AtomicU32::new(len) };
+    }
+
+    /// Puts a range into slot `at`, where its start belongs, of a leaf that [has room for](LeafRef::has_room_for) it.
+    pub(super) fn insert(&mut self, at: usize, entry: &Entry) {
+        let moved = at..=usize::from(self.node.len);
+        self.starts[moved.clone()].rotate_right(1);
+        self.slots[moved].rotate_right(1);
+        self.node.len += 1;
+        self.set(at, entry);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{List, Pool};
     use super::*;
-    use crate::registry::tree::pool;
+    use crate::handler::node::NodeRef;
+
+    const START: usize = 1 << (usize::BITS - 2);
 
     fn range(i: usize) -> Entry {
-        let start = 0x7000_0000_0000 + i * 0x1_0001;
+        let start = START + i * 0x1_0001;
         Entry {
             start,
             end: start + 0x1_0000 - i,
             birth: 1_000_000_000_000 - (i as u64) * 7,
-            code: ptr::without_provenance(0xffff_ffff_fff8 - i * 8),
+            code: ptr::without_provenance(usize::MAX - 7 - i * 8),
         }
     }
 
@@ -373,28 +217,44 @@ mod tests {
         (a.start, a.end, a.birth, a.code) == (b.start, b.end, b.birth, b.code)
     }
 
-    /// The ranges of a leaf, and nothing behind them that a search could find.
-    fn check(leaf: *mut Node, expected: &[Entry]) {
-        // SAFETY: the leaf is this test's.
-        unsafe {
-            assert_eq!(usize::from((*leaf).len), expected.len());
-            for (i, e) in expected.iter().enumerate() {
-                assert!(same(&entry(leaf, i), e), "slot {i} of {}", expected.len());
-                assert_eq!(starts_up_to(leaf, e.start), i + 1);
-                assert_eq!(starts_up_to(leaf, e.start - 1), i);
-            }
-            let narrow = &*leaf.cast::<NarrowLeaf>();
-            assert!(narrow.starts[expected.len()..].iter().all(|key| *key == PAD), "keys behind {}", expected.len());
-            assert_eq!(narrow.lens[NARROW_RANGES].load(Ordering::Relaxed), 0);
-            for pc in [0, 1, window(leaf) - 1, window(leaf) + MAX_OFFSET as usize + 1, usize::MAX] {
-                assert!(crate::handler::node::find(leaf, pc).is_none(), "{pc:#x}");
-            }
-            // An address whose distance from the base has the bits of the padding.
-            let like_padding = (*leaf).base.wrapping_add(PAD as usize);
-            for turn in [0, 1_usize << 32, 5 << 32] {
-                assert!(crate::handler::node::find(leaf, like_padding.wrapping_add(turn)).is_none());
-            }
+    /// The ranges of a narrow leaf, and nothing past them that a search could find.
+    fn check(node: NodeRef<'_>, expected: &[Entry]) {
+        let narrow = node.get::<NarrowLeaf>().expect("a narrow leaf");
+        let leaf = LeafRef::Narrow(narrow);
+        assert_eq!(leaf.len(), expected.len());
+        for (i, e) in expected.iter().enumerate() {
+            assert!(same(&leaf.entry(i), e), "slot {i} of {}", expected.len());
+            assert_eq!(leaf.starts_up_to(e.start), i + 1);
+            assert_eq!(leaf.starts_up_to(e.start - 1), i);
+            assert!(node.find(e.start).is_some_and(|found| same(&found, e)));
         }
+        assert!(narrow.starts[expected.len()..].iter().all(|key| *key == PAD), "keys past {}", expected.len());
+        assert_eq!(narrow.slots[NARROW_RANGES].len.load(Ordering::Relaxed), 0);
+        for pc in [0, 1, narrow.window() - 1, narrow.window().wrapping_add(MAX_OFFSET as usize + 1), usize::MAX] {
+            assert!(node.find(pc).is_none(), "{pc:#x}");
+        }
+        // An address whose distance from the base has the bits of the padding.
+        let like_padding = narrow.node.base.wrapping_add(PAD as usize);
+        for turn in [0_u64, 1 << 32, 5 << 32] {
+            assert!(node.find(like_padding.wrapping_add(turn as usize)).is_none());
+        }
+    }
+
+    /// Does something with the tree of a tick, and publishes it.
+    fn edit(pool: &mut Pool, root: *mut Node, tick: u64, change: impl FnOnce(&mut Tree<'_>)) -> *mut Node {
+        let mut retired = List::new();
+        pool.reserve(1, 0).unwrap();
+        // SAFETY: the nodes are this test's.
+        let mut tree = unsafe { Tree::new(pool, &mut retired, root, tick) };
+        change(&mut tree);
+        let root = tree.finish();
+        while let Some(node) = retired.pop() {
+            assert_eq!(node.death(), tick);
+            // Used again as they are: what is left in a node must not matter.
+            // SAFETY: nobody reads what this test retired.
+            pool.put(unsafe { node.into_free() });
+        }
+        root
     }
 
     #[test]
@@ -405,23 +265,49 @@ mod tests {
             for at in 0..=len {
                 let mut without = all.clone();
                 let one = without.remove(at);
-                pool.stock(3, 0).unwrap();
-                // SAFETY: the leaves are this test's, narrow, and freed at the end only.
-                unsafe {
-                    // The window begins where the first range of all does, wherever the new one goes.
-                    let whole = lay_out(&mut pool, shape_for(&all).unwrap(), &all, 1);
-                    check(whole, &all);
-                    let less = copy_removing(&mut pool, whole, at, 2);
-                    check(less, &without);
-                    assert!(has_room_for(less, &one));
-                    let more = copy_inserting(&mut pool, less, at, &one, 3);
-                    check(more, &all);
-                    assert_eq!((book(less).birth, book(more).birth), (2, 3));
-                    // Used again as they are: what is left in a node must not matter.
-                    [whole, less, more].into_iter().for_each(|node| pool.put(node));
-                }
+                // The window begins where the first range of all does, wherever the new one goes.
+                let whole = edit(&mut pool, ptr::null_mut(), 1, |tree| {
+                    let leaf = lay_out(tree, shape_for(&all).unwrap(), &all);
+                    check(tree.get(leaf), &all);
+                    tree.set_root(Some(leaf));
+                });
+                let less = edit(&mut pool, whole, 2, |tree| {
+                    let old = tree.root().unwrap();
+                    let less = copy_removing(tree, old, at).unwrap();
+                    check(tree.get(less), &without);
+                    check(tree.get(old), &all);
+                    assert!(tree.leaf(less).has_room_for(0, &one));
+                    tree.discard(old);
+                    tree.set_root(Some(less));
+                });
+                edit(&mut pool, less, 3, |tree| {
+                    let old = tree.root().unwrap();
+                    let more = copy_inserting(tree, old, at, &one).unwrap();
+                    check(tree.get(more), &all);
+                    check(tree.get(old), &without);
+                    assert_eq!((tree.is_new(old), tree.is_new(more)), (false, true));
+                    [more, old].into_iter().for_each(|leaf| tree.discard(leaf));
+                    tree.set_root(None);
+                });
             }
         }
+    }
+
+    #[test]
+    fn a_published_node_cannot_be_written() {
+        let mut pool = Pool::new();
+        let lay_out = |tree: &mut Tree<'_>| {
+            let leaf = lay_out(tree, Shape::NarrowLeaf, &[range(0)]);
+            assert!(tree.own::<WideLeaf>(leaf).is_none(), "of another shape");
+            assert!(tree.own::<NarrowLeaf>(leaf).is_some());
+            tree.set_root(Some(leaf));
+        };
+        let root = edit(&mut pool, ptr::null_mut(), 1, lay_out);
+        edit(&mut pool, root, 2, |tree| {
+            let leaf = tree.root().unwrap();
+            assert!(tree.own::<NarrowLeaf>(leaf).is_none());
+            tree.discard(leaf);
+        });
     }
 
     #[test]
@@ -431,14 +317,13 @@ mod tests {
             change(&mut entries);
             shape_for(&entries).unwrap()
         };
-        let start = range(0).start;
         assert_eq!(shape(&|_| ()), Shape::NarrowLeaf);
-        assert_eq!(shape(&|e| e[2].end = start + MAX_OFFSET as usize), Shape::NarrowLeaf);
-        assert_eq!(shape(&|e| e[2].end = start + MAX_OFFSET as usize + 1), Shape::WideLeaf);
+        if let Some(end) = START.checked_add(MAX_OFFSET as usize) {
+            assert_eq!(shape(&|e| e[2].end = end), Shape::NarrowLeaf);
+            assert_eq!(shape(&|e| e[2].end = end + 1), Shape::WideLeaf);
+        }
         assert_eq!(shape(&|e| e[1].birth = e[2].birth + u64::from(u32::MAX)), Shape::NarrowLeaf);
         assert_eq!(shape(&|e| e[1].birth = e[2].birth + u64::from(u32::MAX) + 1), Shape::WideLeaf);
-        assert_eq!(shape(&|e| e[1].code = ptr::without_provenance((1 << 48) - 1)), Shape::NarrowLeaf);
-        assert_eq!(shape(&|e| e[1].code = ptr::without_provenance(1 << 48)), Shape::WideLeaf);
         let full: Vec<Entry> = (0..=NARROW_RANGES).map(range).collect();
         assert_eq!(shape_for(&full[..NARROW_RANGES]), Some(Shape::NarrowLeaf));
         assert_eq!(shape_for(&full), None);
@@ -447,7 +332,6 @@ mod tests {
     #[test]
     fn all_leaves_are_of_one_size() {
         assert!(size_of::<WideLeaf>() <= size_of::<NarrowLeaf>());
-        assert_eq!(pool::bytes_of(Shape::WideLeaf), size_of::<NarrowLeaf>());
-        assert_eq!(size_of::<NarrowLeaf>(), 1_216);
+        assert!(size_of::<NarrowLeaf>() - size_of::<WideLeaf>() < 64 || WIDE_RANGES == KEYS);
     }
 }

@@ -1,134 +1,88 @@
 //! Ways through the tree.
 
 use super::buffer::Buffer;
-use super::inner;
+use super::node::{Kind, Link, Tree};
 use super::split::Growth;
-use crate::handler::node::Node;
-use core::ptr;
+use crate::handler::node::Entry;
 
 /// More levels than a tree comes to: inside of it nodes are split in the middle and merged when sparse, so that two
 /// neighbours have more than sixteen slots in use. An insertion that would exceed it fails as if for want of memory.
 pub(super) const LEVELS: usize = 16;
 
-/// The way from the root to a leaf: inner nodes and which child was taken.
-///
-/// # Invariant
-/// Whoever made the path may read the tree (N4) for as long as it is used.
+/// An inner node on the way to a leaf, and which of its children comes next.
 #[derive(Clone, Copy)]
-pub(super) struct Path {
-    pub(super) steps: Steps,
-    pub(super) leaf: *mut Node,
+pub(super) struct Step<'w> {
+    pub(super) node: Link<'w>,
+    pub(super) index: usize,
 }
 
-/// Inner nodes from the root on, and which child of each was taken.
-type Steps = Buffer<(*mut Node, usize), LEVELS>;
+/// The way from the root of a tree that is edited to a leaf.
+pub(super) struct Path<'w> {
+    pub(super) steps: Buffer<Step<'w>, LEVELS>,
+    pub(super) leaf: Link<'w>,
+}
 
-impl Path {
-    /// No way yet. Paths are filled in where they are, not moved: they take a few hundred bytes.
+impl<'w> Path<'w> {
+    /// No way yet. It is gone in place and not moved: a path takes a few hundred bytes.
     #[inline]
-    pub(super) fn new() -> Self {
-        Self { steps: Steps::new(), leaf: ptr::null_mut() }
+    pub(super) fn at(root: Link<'w>) -> Self {
+        Self { steps: Buffer::new(), leaf: root }
     }
 
-    /// Becomes the way to the leaf that the ranges at `address` belong in.
-    ///
-    /// # Safety
-    /// The caller may read the tree for as long as the path is used, and `root` is not null.
+    /// Goes on to the leaf that the ranges at `address` belong in.
     #[inline]
-    pub(super) unsafe fn go_to(&mut self, root: *mut Node, address: usize) {
-        self.steps.clear();
-        let mut node = root;
-        // SAFETY: the caller's.
-        unsafe {
-            while (*node).level > 0 {
-                let i = inner::rank(node, address);
-                self.steps.push((node, i));
-                node = inner::child_node(node, i);
+    pub(super) fn go_to(&mut self, tree: &Tree<'w>, address: usize) {
+        while let Some((index, child)) = tree.step(self.leaf, |inner| inner.rank(address)) {
+            self.steps.push(Step { node: self.leaf, index });
+            self.leaf = child;
+        }
+    }
+
+    #[inline]
+    fn go_down(&mut self, tree: &Tree<'w>, index: usize) {
+        self.steps.push(Step { node: self.leaf, index });
+        self.leaf = tree.child(self.leaf, index);
+    }
+
+    /// Goes on to the first leaf below that is `wanted`; false, and back where it was, if there is none.
+    pub(super) fn go_to_first(&mut self, tree: &Tree<'w>, wanted: &impl Fn(Link<'w>) -> bool) -> bool {
+        let node = self.leaf;
+        let Kind::Inner(inner) = tree.get(node).kind() else { return wanted(node) };
+        (0..inner.len()).any(|index| {
+            self.go_down(tree, index);
+            let found = self.go_to_first(tree, wanted);
+            if !found {
+                self.leaf = node;
+                self.steps.pop();
+            }
+            found
+        })
+    }
+
+    /// The last step that has a child right of the way.
+    pub(super) fn fork(&self, tree: &Tree<'w>) -> Option<usize> {
+        self.steps.as_slice().iter().rposition(|step| step.index + 1 < tree.inner(step.node).len())
+    }
+
+    /// The first range right of the leaf.
+    pub(super) fn next_after(&self, tree: &Tree<'w>) -> Option<Entry> {
+        let Step { node, index } = self.steps.as_slice()[self.fork(tree)?];
+        let mut node = tree.inner(node).child(index + 1);
+        loop {
+            match node.kind() {
+                Kind::Inner(inner) => node = inner.child(0),
+                Kind::Leaf(leaf) => return Some(leaf.entry(0)),
             }
         }
-        self.leaf = node;
     }
 
-    /// What a change at slot `at` of `len` slots means, in the node below so many steps.
-    pub(super) fn growth(&self, steps: usize, at: usize, len: usize) -> Growth {
+    /// What a change at slot `at` of `len` slots means, in the node below the first `steps`.
+    pub(super) fn growth(&self, tree: &Tree<'w>, steps: usize, at: usize, len: usize) -> Growth {
         let above = &self.steps.as_slice()[..steps];
-        if at == 0 && above.iter().all(|(_, i)| *i == 0) {
+        if at == 0 && above.iter().all(|step| step.index == 0) {
             return Growth::First;
         }
-        // SAFETY: the invariant of Path.
-        let is_last = |(node, i): &(*mut Node, usize)| i + 1 == usize::from(unsafe { (**node).len });
+        let is_last = |step: &Step<'w>| step.index + 1 == tree.inner(step.node).len();
         if at + 1 == len && above.iter().all(is_last) { Growth::Last } else { Growth::Inside }
     }
-
-    fn go_down_left(&mut self) {
-        // SAFETY: the invariant of Path.
-        unsafe {
-            while !self.leaf.is_null() && (*self.leaf).level > 0 {
-                self.steps.push((self.leaf, 0));
-                self.leaf = inner::child_node(self.leaf, 0);
-            }
-        }
-    }
-
-    fn go_right(&mut self) -> bool {
-        while let Some((node, i)) = self.steps.pop() {
-            // SAFETY: the invariant of Path.
-            unsafe {
-                if i + 1 < usize::from((*node).len) {
-                    self.steps.push((node, i + 1));
-                    self.leaf = inner::child_node(node, i + 1);
-                    self.go_down_left();
-                    return true;
-                }
-            }
-        }
-        false
-    }
-}
-
-/// The leaves of a tree from left to right.
-pub(crate) struct Leaves {
-    path: Path,
-    at_first: bool,
-}
-
-/// All leaves below `root`.
-///
-/// # Safety
-/// `root` is null or a node that the caller may read (N4), for as long as the result is used.
-pub(crate) unsafe fn leaves(root: *mut Node) -> Leaves {
-    let mut path = Path { steps: Steps::new(), leaf: root };
-    path.go_down_left();
-    Leaves { path, at_first: true }
-}
-
-impl Leaves {
-    /// Those right of the path's leaf.
-    pub(super) fn after(path: &Path) -> Self {
-        Self { path: *path, at_first: false }
-    }
-}
-
-impl Iterator for Leaves {
-    type Item = *mut Node;
-
-    fn next(&mut self) -> Option<*mut Node> {
-        if self.path.leaf.is_null() {
-            return None;
-        }
-        if !core::mem::take(&mut self.at_first) && !self.path.go_right() {
-            self.path.leaf = ptr::null_mut();
-            return None;
-        }
-        Some(self.path.leaf)
-    }
-}
-
-/// How many levels of inner nodes there are.
-///
-/// # Safety
-/// The caller may read the root, if it is not null.
-pub(crate) unsafe fn height(root: *const Node) -> usize {
-    // SAFETY: the caller's.
-    if root.is_null() { 0 } else { unsafe { usize::from((*root).level) } }
 }

@@ -21,8 +21,8 @@ pub(super) fn split(len: usize, growth: Growth, fits: impl Fn(usize) -> bool) ->
     if fits(preferred) { preferred } else { len / 2 }
 }
 
-/// The address in `low..=high` that most low bits are zero of: a key that needs the fewest bits.
-pub(super) fn roundest(low: usize, high: usize) -> usize {
+/// The address in `low..=high` that is a multiple of the largest power of two: a key that needs the fewest bits.
+pub(super) fn most_aligned(low: usize, high: usize) -> usize {
     if low >= high {
         return high;
     }
@@ -33,14 +33,14 @@ pub(super) fn roundest(low: usize, high: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::roundest;
+    use super::most_aligned;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn roundest_lies_between_and_is_the_roundest(low in 1_usize..10_000, gap in 0_usize..10_000) {
+        fn the_chosen_address_lies_between_others_that_are_aligned_no_better(low in 1_usize..10_000, gap in 0_usize..10_000) {
             let high = low + gap;
-            let chosen = roundest(low, high);
+            let chosen = most_aligned(low, high);
             prop_assert!((low..=high).contains(&chosen));
             let most = (low..=high).map(usize::trailing_zeros).max().unwrap();
             prop_assert_eq!(chosen.trailing_zeros(), most);

@@ -1,26 +1,26 @@
 //! The writer's record of the gate: who is known to be inside, what they may see, and what is kept for them.
 
-use super::tree::pool::List;
+use super::tree::List;
 use crate::handler::gate::{CLAIMS, Claim, Gate, STRIPES};
 use crate::sync::FIRST_TICK;
 
 /// A count that nobody is known to be in.
 const IDLE: u64 = u64::MAX;
 
-/// What the last look at the gate found.
+/// The readers inside the gate, as of the last look at it, and the garbage that each of them keeps.
 ///
 /// Things that are true of nobody inside are not written down: a look that finds nobody, as they mostly do, reads the
 /// gate and little else.
-pub(crate) struct Quiet {
+pub(crate) struct Readers {
     /// The tick of the last look.
     last: u64,
     /// What each claim held.
     claims: [[Claim; CLAIMS]; STRIPES],
     /// For a claim whose reader does not say what it sees: the last tick that it sees no garbage of.
     blind_since: [[u64; CLAIMS]; STRIPES],
-    /// The claims whose readers did say it, of which there are `announced`.
-    readers: [(u8, u8); STRIPES * CLAIMS],
-    announced: usize,
+    /// The claims whose readers did say it, of which there are `announcements`.
+    announced: [(u8, u8); STRIPES * CLAIMS],
+    announcements: usize,
     /// Garbage that a claim's reader sees, and nothing else holds up.
     kept: [[List; CLAIMS]; STRIPES],
     /// A bit for each stripe that is not, in all of this, as if nobody were there.
@@ -33,20 +33,20 @@ pub(crate) struct Quiet {
 /// What the writer learns from a look at the gate.
 pub(crate) struct Seen {
     /// The last tick whose garbage no handler sees, except for those that said what they see
-    /// ([`Quiet::reader_of`]).
+    /// ([`Readers::one_who_sees`]).
     pub(crate) frontier: u64,
     /// Whether there are guards, which see what they like.
     pub(crate) guards: bool,
 }
 
-impl Quiet {
+impl Readers {
     pub(crate) const fn new() -> Self {
         Self {
             last: FIRST_TICK,
             claims: [[Claim::FREE; CLAIMS]; STRIPES],
             blind_since: [[0; CLAIMS]; STRIPES],
-            readers: [(0, 0); STRIPES * CLAIMS],
-            announced: 0,
+            announced: [(0, 0); STRIPES * CLAIMS],
+            announcements: 0,
             kept: [const { [const { List::new() }; CLAIMS] }; STRIPES],
             busy: 0,
             counted_since: [[IDLE; 2]; STRIPES],
@@ -60,7 +60,7 @@ impl Quiet {
     /// Constant time, and in proportion to the readers inside; never waits.
     pub(crate) fn scan(&mut self, gate: &Gate, now: u64, oldest: u64, loose: &mut List) -> Seen {
         Gate::begin_scan();
-        self.announced = 0;
+        self.announcements = 0;
         let mut blind = now;
         let mut counted = [now; 2];
         let mut guards = false;
@@ -82,8 +82,8 @@ impl Quiet {
                     *known = found;
                 }
                 if found.tick().is_some() {
-                    self.readers[self.announced] = (stripe as u8, claim as u8);
-                    self.announced += 1;
+                    self.announced[self.announcements] = (stripe as u8, claim as u8);
+                    self.announcements += 1;
                 } else if !found.is_free() {
                     blind = blind.min(self.blind_since[stripe][claim]);
                 }
@@ -109,8 +109,8 @@ impl Quiet {
     }
 
     /// The list of a reader that, when last looked at, said that it sees what was born at `birth` and died at `death`.
-    pub(crate) fn reader_of(&mut self, birth: u64, death: u64) -> Option<&mut List> {
-        let readers = self.readers.get(..self.announced)?.iter();
+    pub(crate) fn one_who_sees(&mut self, birth: u64, death: u64) -> Option<&mut List> {
+        let readers = self.announced.get(..self.announcements)?.iter();
         let (stripe, claim) =
             readers.map(|(stripe, claim)| (usize::from(*stripe), usize::from(*claim))).find(|(stripe, claim)| {
                 // Its tree is that of the tick, or the one before.
@@ -126,7 +126,7 @@ impl Quiet {
 
     /// Lets go of what is kept: there is no reader any more.
     pub(crate) fn end(&mut self, loose: &mut List) {
-        self.announced = 0;
+        self.announcements = 0;
         for (kept, known) in self.kept.iter_mut().flatten().zip(self.claims.iter_mut().flatten()) {
             loose.append(kept);
             *known = Claim::FREE;
