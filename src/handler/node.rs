@@ -63,7 +63,7 @@ impl Shape {
 /// What every node begins with.
 #[repr(C, align(64))]
 pub(crate) struct Node {
-    /// Narrow: the address that offsets count from; in a leaf, whose offsets are signed, the middle of its window.
+    /// Narrow: the address that offsets count from, where the window of a leaf begins.
     pub(crate) base: usize,
     /// Narrow leaf: the tick that births count from.
     pub(crate) birth_base: u64,
@@ -126,11 +126,11 @@ pub(crate) unsafe trait Layout {
     const SHAPE: Shape;
 }
 
-/// All ranges lie in the 4 GiB around the base.
+/// All ranges lie in the 4 GiB from the base on.
 #[repr(C)]
 pub(crate) struct NarrowLeaf {
     pub(crate) node: Node,
-    pub(crate) starts: [i32; KEYS],
+    pub(crate) starts: [u32; KEYS],
     // Apart from the starts, which a search reads many of, and together, for it reads one of these: a single cache line.
     pub(crate) slots: [NarrowSlot; KEYS],
 }
@@ -162,7 +162,7 @@ pub(crate) struct WideSlot {
 #[repr(C)]
 pub(crate) struct NarrowInner {
     pub(crate) node: Node,
-    pub(crate) keys: [i32; KEYS],
+    pub(crate) keys: [u32; KEYS],
     pub(crate) children: [*mut Node; KEYS],
 }
 
@@ -324,7 +324,7 @@ impl NarrowLeaf {
     /// slot, which [`Entry::holding`] rejects: no range in the leaf holds such a `pc`.
     #[inline(always)]
     pub(crate) fn rank(&self, pc: usize) -> usize {
-        search::rank(&self.starts, pc.wrapping_sub(self.node.base) as i32)
+        search::rank(&self.starts, pc.wrapping_sub(self.node.base) as u32)
     }
 }
 
@@ -353,7 +353,7 @@ impl NarrowInner {
     pub(crate) fn rank(&self, pc: usize) -> usize {
         let units = pc.saturating_sub(self.node.base) >> (self.node.shift & (usize::BITS as u8 - 1));
         let offset = units.min(MAX_OFFSET as usize) as u32;
-        search::rank(&self.keys, search::key(offset))
+        search::rank(&self.keys, offset)
     }
 
     #[inline(always)]

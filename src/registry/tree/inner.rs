@@ -2,7 +2,7 @@
 
 use super::node::{Link, Tree};
 use crate::handler::node::{NarrowInner, Node, NodeRef, Shape, WIDE_CHILDREN, WideInner};
-use crate::handler::search::{self, KEYS, MAX_OFFSET, PAD};
+use crate::handler::search::{KEYS, MAX_OFFSET, PAD};
 
 /// A node and the least address its ranges may start at.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ impl<'t> InnerRef<'t> {
     pub(super) fn from(self, i: usize) -> usize {
         match self {
             Self::Narrow(inner) => {
-                let units = search::offset(inner.keys[i]) as usize;
+                let units = inner.keys[i] as usize;
                 inner.node.base + (units << inner.node.shift)
             }
             Self::Wide(inner) => inner.keys[i],
@@ -140,7 +140,7 @@ pub(super) fn lay_out<'w>(tree: &mut Tree<'w>, fit: Fit, children: &[Child<'w>])
         inner.keys = [PAD; KEYS];
         for (i, child) in children.iter().enumerate() {
             let units = if i == 0 { 0 } else { (child.from - fit.base) >> fit.shift };
-            (inner.keys[i], inner.children[i]) = (search::key(units as u32), child.node.as_ptr());
+            (inner.keys[i], inner.children[i]) = (units as u32, child.node.as_ptr());
         }
     } else if let Some(inner) = tree.own::<WideInner>(link) {
         set_head(&mut inner.node);

@@ -19,9 +19,6 @@ pub(super) enum LeafRef<'t> {
     Wide(&'t WideLeaf),
 }
 
-/// The base of a narrow leaf is that far into its window.
-const MIDDLE: usize = 1 << 31;
-
 impl<'t> LeafRef<'t> {
     fn head(self) -> &'t Node {
         match self {
@@ -50,8 +47,8 @@ impl<'t> LeafRef<'t> {
     pub(super) fn starts_up_to(self, address: usize) -> usize {
         match self {
             // Unlike a handler's, this search has to tell an address below the window from one above it.
-            Self::Narrow(leaf) if address < leaf.window() => 0,
-            Self::Narrow(leaf) if address - leaf.window() > MAX_OFFSET as usize => self.len(),
+            Self::Narrow(leaf) if address < leaf.node.base => 0,
+            Self::Narrow(leaf) if address - leaf.node.base > MAX_OFFSET as usize => self.len(),
             Self::Narrow(leaf) => {
                 let rank = leaf.rank(address);
                 rank + usize::from(leaf.start(rank) <= address)
@@ -83,7 +80,7 @@ impl<'t> LeafRef<'t> {
     /// Whether one more range fits in: narrow, nothing removed, room, and inside the window.
     pub(super) fn has_room_for(self, removed: u64, entry: &Entry) -> bool {
         let Self::Narrow(leaf) = self else { return false };
-        self.len() < NARROW_RANGES && removed == 0 && fits(entry, leaf.window(), leaf.node.birth_base)
+        self.len() < NARROW_RANGES && removed == 0 && fits(entry, leaf.node.base, leaf.node.birth_base)
     }
 }
 
@@ -114,7 +111,7 @@ pub(super) fn lay_out<'w>(tree: &mut Tree<'w>, shape: Shape, entries: &[Entry]) 
     if let Some(leaf) = tree.own::<NarrowLeaf>(link) {
         leaf.node.len = entries.len() as u16;
         // The window begins at the first range: ranges above are likelier to come than ranges below.
-        leaf.node.base = entries[0].start.wrapping_add(MIDDLE);
+        leaf.node.base = entries[0].start;
         leaf.node.birth_base = entries.iter().map(|e| e.birth).min().unwrap_or(0);
         leaf.starts = [PAD; KEYS];
         *leaf.slots[NARROW_RANGES].len.get_mut() = 0;
@@ -173,14 +170,9 @@ fn copy_slots(from: &[NarrowSlot], to: &mut [NarrowSlot]) {
 }
 
 impl NarrowLeaf {
-    /// Where the window begins.
-    fn window(&self) -> usize {
-        self.node.base.wrapping_sub(MIDDLE)
-    }
-
     /// Writes slot `i`. The range [`fits`].
     fn set(&mut self, i: usize, entry: &Entry) {
-        self.starts[i] = entry.start.wrapping_sub(self.node.base) as i32;
+        self.starts[i] = entry.start.wrapping_sub(self.node.base) as u32;
         let (birth, len) = ((entry.birth - self.node.birth_base) as u32, (entry.end - entry.start) as u32);
         self.slots[i] = NarrowSlot { code: entry.code, birth, len: AtomicU32::new(len) };
     }
@@ -230,7 +222,7 @@ mod tests {
         }
         assert!(narrow.starts[expected.len()..].iter().all(|key| *key == PAD), "keys past {}", expected.len());
         assert_eq!(narrow.slots[NARROW_RANGES].len.load(Ordering::Relaxed), 0);
-        for pc in [0, 1, narrow.window() - 1, narrow.window().wrapping_add(MAX_OFFSET as usize + 1), usize::MAX] {
+        for pc in [0, 1, narrow.node.base - 1, narrow.node.base.wrapping_add(MAX_OFFSET as usize + 1), usize::MAX] {
             assert!(node.find(pc).is_none(), "{pc:#x}");
         }
         // An address whose distance from the base has the bits of the padding.
