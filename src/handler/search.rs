@@ -25,7 +25,7 @@ pub(crate) fn rank(keys: &[u32; KEYS], wanted: u32) -> usize {
 
 /// How many of sixteen numbers, which ascend, are `wanted` or less.
 ///
-/// Without vectors, a lookup takes 1.4 times as long.
+/// Without vectors, a handler's lookup takes 1.45 times as long.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn up_to(numbers: &[u32; SIXTEEN], wanted: u32) -> usize {

@@ -17,7 +17,7 @@ pub(crate) struct Readers {
     /// What each claim held.
     claims: [[Claim; CLAIMS]; STRIPES],
     /// For a claim whose reader does not say what it sees: the last tick that it sees no garbage of.
-    blind_since: [[u64; CLAIMS]; STRIPES],
+    unannounced_since: [[u64; CLAIMS]; STRIPES],
     /// The claims whose readers did say it, of which there are `announcements`.
     announced: [(u8, u8); STRIPES * CLAIMS],
     announcements: usize,
@@ -44,7 +44,7 @@ impl Readers {
         Self {
             last: FIRST_TICK,
             claims: [[Claim::FREE; CLAIMS]; STRIPES],
-            blind_since: [[0; CLAIMS]; STRIPES],
+            unannounced_since: [[0; CLAIMS]; STRIPES],
             announced: [(0, 0); STRIPES * CLAIMS],
             announcements: 0,
             kept: [const { [const { List::new() }; CLAIMS] }; STRIPES],
@@ -61,7 +61,7 @@ impl Readers {
     pub(crate) fn scan(&mut self, gate: &Gate, now: u64, oldest: u64, loose: &mut List) -> Seen {
         Gate::begin_scan();
         self.announcements = 0;
-        let mut blind = now;
+        let mut unannounced = now;
         let mut counted = [now; 2];
         let mut guards = false;
         let mut stripes = gate.occupied() | self.busy;
@@ -77,15 +77,15 @@ impl Readers {
                 if found != *known {
                     // Whoever was here is gone, or announced something else: what was kept is not what newcomers see.
                     loose.append(&mut self.kept[stripe][claim]);
-                    // If this one is blind, it came after the last look.
-                    self.blind_since[stripe][claim] = self.last;
+                    // If this one announces nothing, it came after the last look.
+                    self.unannounced_since[stripe][claim] = self.last;
                     *known = found;
                 }
                 if found.tick().is_some() {
                     self.announced[self.announcements] = (stripe as u8, claim as u8);
                     self.announcements += 1;
                 } else if !found.is_free() {
-                    blind = blind.min(self.blind_since[stripe][claim]);
+                    unannounced = unannounced.min(self.unannounced_since[stripe][claim]);
                 }
             }
             for (phase, since) in self.counted_since[stripe].iter_mut().enumerate() {
@@ -105,7 +105,7 @@ impl Readers {
             self.phase = idle;
             gate.set_phase(idle);
         }
-        Seen { frontier: blind.min(counted[0]).min(counted[1]), guards }
+        Seen { frontier: unannounced.min(counted[0]).min(counted[1]), guards }
     }
 
     /// The list of a reader that, when last looked at, said that it sees what was born at `birth` and died at `death`.

@@ -97,6 +97,7 @@ impl<'w> Edit<'w> {
     /// O(log n). Nodes were [set aside](Self::reserve), and nothing in the tree is hidden.
     pub(crate) fn insert(&mut self, entry: &Entry) -> Result<(), Range<usize>> {
         let Some(root) = self.tree.root() else {
+            // The first range of a registry.
             let only = self.leaves_of(&[*entry], Growth::Inside).with;
             self.tree.set_root(only.as_slice().first().map(|child| child.node));
             return Ok(());
@@ -113,6 +114,7 @@ impl<'w> Edit<'w> {
             path.go_to(&self.tree, entry.start);
         }
         let old = path.leaf;
+        // A batch finds most leaves as it made them, and writes in place; a single registration copies one.
         if !self.tree.leaf(old).has_room_for(self.tree.removed(old), entry) {
             self.insert_rearranging(&path, entry);
         } else if let Some(leaf) = self.tree.own::<NarrowLeaf>(old) {
@@ -179,9 +181,11 @@ impl<'w> Edit<'w> {
         is_it.then(|| f(self, &path, slot))
     }
 
+    /// The range stays readable in the leaf that it was in, which keeps its payload alive as long as a reader may see it.
     fn remove_at(&mut self, path: &Path<'w>, slot: usize) {
         let old = path.leaf;
         let len = self.tree.leaf(old).len();
+        // What is left of these is laid out anew: nothing, what may be merged with a neighbour, or what was hidden beside.
         let sparse = len <= SPARSE && path.steps.len() > 0;
         let copied = len > 1 && !sparse && self.tree.removed(old) == 0;
         let fresh = if copied { leaf::copy_removing(&mut self.tree, old, slot) } else { None };
@@ -324,6 +328,7 @@ impl<'w> Edit<'w> {
         accepted: impl Fn(&[X]) -> bool,
     ) -> Option<Joined<'w, X, N>> {
         let Step { node: parent, index } = step;
+        // Siblings only: the ancestors of a cousin would have to be copied, too.
         let right = Some(index + 1).filter(|right| *right < self.tree.inner(parent).len());
         [right, index.checked_sub(1)].into_iter().flatten().find_map(|other| {
             let sibling = self.tree.child(parent, other);
@@ -405,6 +410,7 @@ impl<'w> Edit<'w> {
     #[inline]
     fn relink(&mut self, steps: &[Step<'w>], mut node: Link<'w>) {
         for step in steps.iter().rev() {
+            // A published node is never changed (N1): its copy leads to the new node instead.
             if self.tree.is_new(step.node) {
                 // So is everything above it, and linked.
                 return inner::set_child(&mut self.tree, step.node, step.index, node);

@@ -128,7 +128,11 @@ pub(super) fn lay_out<'w>(tree: &mut Tree<'w>, shape: Shape, entries: &[Entry]) 
     link
 }
 
-/// Copies a published leaf with one more range, in slot `at`, which it [has room for](LeafRef::has_room_for).
+/// Copies a published leaf with one more range, in slot `at`, which it [has room for](LeafRef::has_room_for). `None` if it
+/// is a wide one.
+///
+/// By the column: to read all ranges out and lay them out anew makes a registration and its removal take 2.2 times as long
+/// among 16 ranges, and 2.9 times among 1,000.
 pub(super) fn copy_inserting<'w>(tree: &mut Tree<'w>, old: Link<'w>, at: usize, entry: &Entry) -> Option<Link<'w>> {
     let (link, new, old) = tree.make_from::<NarrowLeaf>(old)?;
     new.node.copy(&old.node);
@@ -144,7 +148,8 @@ pub(super) fn copy_inserting<'w>(tree: &mut Tree<'w>, old: Link<'w>, at: usize, 
     Some(link)
 }
 
-/// Copies a published narrow leaf without the range in slot `at`. `None` if it is a wide one.
+/// Copies a published leaf without the range in slot `at`. `None` if it is a wide one. By the column, as
+/// [`copy_inserting`].
 pub(super) fn copy_removing<'w>(tree: &mut Tree<'w>, old: Link<'w>, at: usize) -> Option<Link<'w>> {
     let (link, new, old) = tree.make_from::<NarrowLeaf>(old)?;
     new.node.copy(&old.node);
