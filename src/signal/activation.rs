@@ -38,6 +38,9 @@ impl Activation {
         Activation { sp, place, caller: None, exit: ptr::null(), trace: None, trap }
     }
 
+    // A function of its own, as `previous` is, so that `verification/reachable` finds every access to the thread-local under
+    // a name of this file, wherever the compiler would have inlined it.
+    #[inline(never)]
     pub(super) fn stack(&self) -> Stack {
         self.place.stack()
     }
@@ -51,6 +54,7 @@ impl Activation {
     }
 
     /// The activation around this one, on the same stack.
+    #[inline(never)]
     pub(super) fn previous(&self) -> Option<&Activation> {
         self.place.previous(ptr::from_ref(self).addr())
     }
