@@ -1,5 +1,5 @@
 //! The store layer, on code from a real compiler.
-#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), feature = "signal"))]
 
 mod compile;
 mod components;
