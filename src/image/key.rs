@@ -83,6 +83,12 @@ pub enum FunctionKey {
         /// The compiler's number for it.
         index: u32,
     },
+    /// The trampoline through which the host calls any function of the guest that has this signature, and whose address
+    /// it passes on.
+    HostToGuestBySignature {
+        /// The signature of the functions called.
+        signature: SignatureIndex,
+    },
 }
 
 /// Bits of a space that hold the module.
@@ -94,6 +100,7 @@ const HOST_TO_GUEST: u32 = 1;
 const GUEST_TO_HOST: u32 = 2;
 const BUILTIN: u32 = 3;
 const ADAPTER: u32 = 4;
+const HOST_TO_GUEST_BY_SIGNATURE: u32 = 5;
 
 impl FunctionKey {
     /// The module that the key names, if it is of a kind that does.
@@ -101,7 +108,10 @@ impl FunctionKey {
     pub const fn module(self) -> Option<ModuleIndex> {
         match self {
             FunctionKey::Defined { module, .. } | FunctionKey::HostToGuest { module, .. } => Some(module),
-            FunctionKey::GuestToHost { .. } | FunctionKey::Builtin { .. } | FunctionKey::Adapter { .. } => None,
+            FunctionKey::GuestToHost { .. }
+            | FunctionKey::Builtin { .. }
+            | FunctionKey::Adapter { .. }
+            | FunctionKey::HostToGuestBySignature { .. } => None,
         }
     }
 
@@ -119,6 +129,7 @@ impl FunctionKey {
             FunctionKey::GuestToHost { signature } => (GUEST_TO_HOST, signature.as_u32()),
             FunctionKey::Builtin { index } => (BUILTIN, index),
             FunctionKey::Adapter { index } => (ADAPTER, index),
+            FunctionKey::HostToGuestBySignature { signature } => (HOST_TO_GUEST_BY_SIGNATURE, signature.as_u32()),
         };
         let module = self.module().map_or(0, ModuleIndex::as_u32);
         (module <= MODULE_MASK).then_some((kind << MODULE_BITS | module, index))
@@ -134,6 +145,9 @@ impl FunctionKey {
             (GUEST_TO_HOST, 0) => Some(FunctionKey::GuestToHost { signature: SignatureIndex::new(index) }),
             (BUILTIN, 0) => Some(FunctionKey::Builtin { index }),
             (ADAPTER, 0) => Some(FunctionKey::Adapter { index }),
+            (HOST_TO_GUEST_BY_SIGNATURE, 0) => {
+                Some(FunctionKey::HostToGuestBySignature { signature: SignatureIndex::new(index) })
+            }
             _ => None,
         }
     }
@@ -149,6 +163,9 @@ impl fmt::Display for FunctionKey {
             FunctionKey::GuestToHost { signature } => write!(f, "trampoline for signature {signature}"),
             FunctionKey::Builtin { index } => write!(f, "trampoline to builtin {index}"),
             FunctionKey::Adapter { index } => write!(f, "adapter {index}"),
+            FunctionKey::HostToGuestBySignature { signature } => {
+                write!(f, "trampoline into functions of signature {signature}")
+            }
         }
     }
 }

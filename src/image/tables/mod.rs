@@ -186,10 +186,12 @@ impl Tables {
                     None => Err(ImageError::FunctionIndexOverflow { key, imported_functions }),
                 }
             }
-            FunctionKey::GuestToHost { signature } => match self.signatures.get(signature) {
-                Some(_) => Ok(()),
-                None => Err(ImageError::NoSuchSignature { key, signatures }),
-            },
+            FunctionKey::GuestToHost { signature } | FunctionKey::HostToGuestBySignature { signature } => {
+                match self.signatures.get(signature) {
+                    Some(_) => Ok(()),
+                    None => Err(ImageError::NoSuchSignature { key, signatures }),
+                }
+            }
             FunctionKey::Builtin { .. } | FunctionKey::Adapter { .. } => Ok(()),
         }
     }
