@@ -2,13 +2,11 @@
 
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, FinalizedRelocTarget, control::ControlPlane, ir::TrapCode as Cause};
-use std::{collections::HashMap, error::Error, ffi::c_void, mem, ptr};
-use trapline::Backtrace;
-use trapline::TrapCode;
-use trapline::image::ModuleIndex;
-use trapline::image::{Image, ImageBuilder, ModuleDescription};
+use std::{collections::HashMap, error::Error, ptr};
+use trapline::image::{DefinedFunctionIndex, Image, ImageBuilder, ModuleDescription, ModuleIndex};
 use trapline::signal::{Entry, Signals, catch_trap_with, install};
 use trapline::store::{Engine, EngineCode, ModuleRegistry};
+use trapline::{Backtrace, TrapCode};
 
 const SOURCE: &str = "
 function %main(i64) system_v {
@@ -41,9 +39,8 @@ fn compile(source: &str) -> Result<Vec<u8>, Box<dyn Error>> {
         text.extend_from_slice(code.data());
         image.function(start..text.len(), Some(name.trim_start_matches('%')));
         for trap in code.traps() {
-            let by_zero = trap.code == Cause::INTEGER_DIVISION_BY_ZERO;
-            let code = if by_zero { TrapCode::IntegerDivisionByZero } else { TrapCode::Unreachable };
-            image.trap(start + trap.offset as usize, code);
+            let Cause::INTEGER_DIVISION_BY_ZERO = trap.code else { return Err("another trap".into()) };
+            image.trap(start + trap.offset as usize, TrapCode::IntegerDivisionByZero);
         }
         for place in code.get_srclocs_sorted() {
             image.address(start + place.start as usize, (!place.loc.is_default()).then(|| place.loc.bits()));
@@ -65,15 +62,16 @@ fn compile(source: &str) -> Result<Vec<u8>, Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::new();
     let code = EngineCode::new(&engine, Image::parse(&compile(SOURCE)?)?.publish()?)?;
-    let module = code.module(ModuleIndex::new(0)).ok_or("no module")?;
     let mut store = ModuleRegistry::new(&engine);
-    let main = store.store_code_base_or_register(&module)?.ok_or("no code")?.as_usize(); // main comes first
+    store.register_module(code.module(ModuleIndex::new(0)).ok_or("no module")?)?;
+    let module = store.all_modules().next().ok_or("no module")?;
 
     let mut backtrace: Backtrace = Backtrace::new();
-    // SAFETY: nothing else here relies on these signals; `main` is of this type and leaves nothing to be dropped.
+    // SAFETY: nothing else here relies on these signals; `main` is of this type, leaves nothing to be dropped, and is
+    // called while the store lives.
     let trap = unsafe {
         install(Signals::all())?;
-        let main = mem::transmute::<usize, unsafe extern "C" fn(*mut c_void)>(main);
+        let main = module.entry(DefinedFunctionIndex::new(0)).ok_or("no main")?;
         catch_trap_with(main, ptr::null_mut(), Entry::new().backtrace(&mut backtrace)).unwrap_err()
     };
     println!("{trap}");

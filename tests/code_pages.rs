@@ -331,12 +331,12 @@ fn private_copies_dropped_at_the_limit_of_mappings_are_not_executable_any_more()
         // What the registry allocates on the way up is there when it is needed again.
         let store = |count: usize| {
             let mut store = ModuleRegistry::with_guest_debugging(&engine);
-            (count < 3 * ROOM && store.register_module(module.clone()).is_ok()).then_some(store)
+            (count < 3 * ROOM && store.register_module(module).is_ok()).then_some(store)
         };
         let Some(mut filler) = Filler::new() else { return };
         filler.give_back(ROOM);
         while let Some(store) = store(all.len()) {
-            places.push(store.store_code_base(&code).unwrap().as_usize());
+            places.push(store.store_code(&code).unwrap().base().unwrap().as_usize());
             all.push(Some(store));
         }
         assert!(all.len() > ROOM / 2, "{} copies", all.len());

@@ -1,7 +1,7 @@
 //! A store's own copy of a text, which it may patch.
 //!
-//! The copy is never writable and executable at once, and no `&[u8]` of it is ever handed out: patching requires
-//! exclusive access through the owner's `&mut`, and everyone else knows its addresses only.
+//! The copy is never writable and executable at once. Its bytes are read under a `&` of the owner's and patched under a
+//! `&mut`; everybody else knows its addresses only.
 
 use std::io;
 use std::ops::Range;
@@ -36,16 +36,15 @@ impl PrivateText {
         start..start.wrapping_add(self.len)
     }
 
-    /// Whether the bytes at the patch's offset are the patch's. `None` if it does not lie inside the text.
+    /// The text as it is now. Its pages are readable at all times, whatever else they are.
     ///
     /// # Safety
     ///
-    /// Nobody patches meanwhile.
-    pub(crate) unsafe fn holds(&self, (offset, bytes): Overwrite<'_>) -> Option<bool> {
-        self.check(offset, bytes.len())?;
-        // SAFETY: inside the mapping, which is readable; nobody writes, says our caller.
-        let current = unsafe { std::slice::from_raw_parts(self.pages.as_ptr().add(offset), bytes.len()) };
-        Some(current == bytes)
+    /// [`write`](Self::write) is not called while the result is in use.
+    pub(crate) unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping has at least `len` bytes, lives as long as `self`, and is readable; nobody writes to it,
+        // by our caller's promise.
+        unsafe { std::slice::from_raw_parts(self.pages.as_ptr(), self.len) }
     }
 
     /// Writes `patches`, which lie inside `span`, which lies inside the text.
@@ -96,7 +95,7 @@ impl PrivateText {
 
     /// Changes the rights to the pages that `span` lies on.
     fn protect(&self, span: Range<usize>, rights: Rights) -> io::Result<()> {
-        // SAFETY: nobody is ever handed a reference to the bytes.
+        // SAFETY: the rights to read stay, and there is no `&mut [u8]` of the bytes that would need more.
         unsafe { self.pages.protect(span, rights) }
     }
 }

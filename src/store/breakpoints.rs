@@ -14,7 +14,7 @@ use super::error::{PatchError, StoreError};
 use super::many::Many;
 use super::module::{Module, ModuleId};
 use super::registry::ModuleRegistry;
-use super::store_code::StoreCode;
+use super::store_code::PrivateCode;
 use crate::allocate::{self, OutOfMemory};
 use crate::counted::Bytes;
 use crate::image::{DefinedFunctionIndex, PatchTable};
@@ -58,7 +58,7 @@ impl Point {
 }
 
 /// One breakpoint of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Breakpoint {
     /// The module.
@@ -149,7 +149,7 @@ impl ModuleRegistry {
     /// See [`BreakpointError`].
     pub fn set_breakpoint(
         &mut self,
-        module: &Module,
+        module: Module<'_>,
         function: DefinedFunctionIndex,
         offset: usize,
     ) -> Result<Breakpoint, BreakpointError> {
@@ -162,9 +162,9 @@ impl ModuleRegistry {
         let patches = module.engine_code().image().patches();
         let found = range.start.checked_add(offset).and_then(|from| patches.next_from(from));
         let Some((patch, point)) = found.filter(|(_, point)| point.offset() < range.end) else {
-            let len = range.end - range.start;
-            return Err(BreakpointError::NoPatchPoint { module: id, function, offset, len });
+            return Err(BreakpointError::NoPatchPoint { module: id, function, offset, len: range.len() });
         };
+        let text_offset = point.offset();
         let key = Key { module: id, function, offset };
         let many = self.many_mut()?;
         let asked = match many.breakpoints.find(key) {
@@ -173,12 +173,12 @@ impl ModuleRegistry {
                 many.breakpoints.reserve()?;
                 show(many, id, patch, true)?;
                 many.breakpoints.point(id, patch);
-                many.breakpoints.asked.insert(at, Asked { key, patch, text_offset: point.offset(), count: 0 });
+                many.breakpoints.asked.insert(at, Asked { key, patch, text_offset, count: 0 });
                 &mut many.breakpoints.asked[at]
             }
         };
         asked.count = asked.count.checked_add(1).ok_or(BreakpointError::TooMany { module: id, function, offset })?;
-        Ok(Breakpoint { module: id, function, offset, text_offset: point.offset(), count: asked.count })
+        Ok(Breakpoint { module: id, function, offset, text_offset, count: asked.count })
     }
 
     /// Clears a breakpoint that was set at `offset` of `function`, once, and says how many times it is still set.
@@ -239,11 +239,11 @@ impl ModuleRegistry {
         }
         let many = self.many_mut()?;
         many.breakpoints.single_step = on;
-        let result = many.for_each_registered(|module, code, breakpoints| breakpoints.apply_all(code, module));
+        let result = many.for_each_copied(|module, code, breakpoints| breakpoints.apply_all(code, module));
         if result.is_err() {
             many.breakpoints.single_step = !on;
             // As it was, as far as the operating system lets us.
-            let _ = many.for_each_registered(|module, code, breakpoints| {
+            let _ = many.for_each_copied(|module, code, breakpoints| {
                 let _ = breakpoints.apply_all(code, module);
                 Ok::<(), PatchError>(())
             });
@@ -260,7 +260,7 @@ impl ModuleRegistry {
 
 /// Makes the code of `module`, if it is registered, show the patch as wanted.
 fn show(many: &mut Many, module: ModuleId, patch: usize, enabled: bool) -> Result<(), BreakpointError> {
-    let Some((module, code)) = many.registered(module) else { return Ok(()) };
+    let Some((module, code)) = many.module_and_copy(module) else { return Ok(()) };
     write(code, module.engine_code().image().patches(), || [patch].into_iter(), |_| enabled)
         .map_err(BreakpointError::Patch)
 }
@@ -272,7 +272,7 @@ impl Breakpoints {
 
     /// Makes the code of `module`, which is registered or about to be, show what is asked for: at least what is
     /// enabled.
-    pub(super) fn apply(&self, code: &mut StoreCode, module: &Module) -> Result<(), PatchError> {
+    pub(super) fn apply(&self, code: &mut PrivateCode, module: Module<'_>) -> Result<(), PatchError> {
         if self.single_step {
             return self.apply_all(code, module);
         }
@@ -284,7 +284,7 @@ impl Breakpoints {
     }
 
     /// Makes every patch point of `module` show what is asked for.
-    pub(super) fn apply_all(&self, code: &mut StoreCode, module: &Module) -> Result<(), PatchError> {
+    pub(super) fn apply_all(&self, code: &mut PrivateCode, module: Module<'_>) -> Result<(), PatchError> {
         let patches = module.engine_code().image().patches();
         let all = || module.functions().flat_map(|function| patches.in_range(function.range()));
         write(code, patches, all, |patch| self.wants(module.id(), patch))
@@ -331,7 +331,7 @@ impl Breakpoints {
 
 /// Makes `which` patches show what is `wanted`: all of them, or none if the operating system refuses at once.
 fn write<I: Iterator<Item = usize>>(
-    code: &mut StoreCode,
+    code: &mut PrivateCode,
     patches: &PatchTable,
     which: impl Fn() -> I,
     wanted: impl Fn(usize) -> bool,
@@ -346,7 +346,7 @@ fn write<I: Iterator<Item = usize>>(
     let mut wrong = all().filter(|patch| code.holds(*patch) == Some(false)).map(|(at, bytes)| at..at + bytes.len());
     // Even if nothing is wrong: an earlier write may not have been finished.
     let Some(first) = wrong.next() else {
-        return if code.is_private() { code.write(0..0, [].into_iter()) } else { Ok(()) };
+        return code.write(0..0, [].into_iter());
     };
     let span = wrong.fold(first, |span, patch| span.start.min(patch.start)..span.end.max(patch.end));
     let inside = |(at, bytes): &(usize, &[u8])| span.start <= *at && at + bytes.len() <= span.end;

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::error::LoadError;
 use crate::allocate;
 use crate::image::SignatureTable;
-use crate::sync::unmodelled::{AtomicU32, AtomicU64};
+use crate::sync::unmodelled::AtomicU64;
 use crate::sync::{Lock, Ordering};
 
 /// What code is loaded into, and stores run on. A handle, cheap to clone.
 ///
-/// Code of one engine does not run in stores of another: [`SignatureId`]s are an engine's own, and so is the
-/// configuration, whatever the embedder's compiler was told, in the bytes that the embedder likes. Images compiled with
-/// another one are refused.
+/// Code of one engine does not run in stores of another. [`SignatureId`]s are an engine's own, and so is the
+/// configuration: bytes in which the embedder writes down what its compiler was told. Images compiled with another
+/// configuration are refused.
 ///
 /// # Examples
 ///
@@ -43,7 +44,7 @@ struct Inner {
 pub struct EngineId(NonZeroU64);
 
 impl EngineId {
-    /// The number behind the id.
+    /// The number that the id stands for.
     #[must_use]
     pub fn as_u64(self) -> u64 {
         self.0.get()
@@ -52,21 +53,27 @@ impl EngineId {
 
 /// A function type, the same in all code of one engine: equal ids are equal types.
 ///
-/// An id is never given to another type, in no engine of the process, even if all code that has the type is gone.
+/// An id is never reused for another type, in this or any other engine, even if all code that has the type is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SignatureId(u32);
 
 impl SignatureId {
-    /// The number behind the id: small, from 0.
+    /// The number that the id stands for: small, from 0.
     #[must_use]
     pub const fn as_u32(self) -> u32 {
         self.0
     }
 
     fn unique() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Relaxed: only that numbers differ matters.
-        NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(1)).ok().map(SignatureId)
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: no partner, only that numbers differ matters. Sixty-four bits do not run out.
+        u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).ok().map(SignatureId)
+    }
+}
+
+impl fmt::Display for SignatureId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "signature {}", self.0)
     }
 }
 
@@ -100,7 +107,7 @@ impl Engine {
         }))
     }
 
-    /// This engine's name.
+    /// Names this engine.
     #[inline]
     #[must_use]
     pub fn id(&self) -> EngineId {
@@ -115,7 +122,7 @@ impl Engine {
 
     /// The id of the function type that is encoded as `signature`, if any code of this engine has it.
     ///
-    /// O(1). `None` also in a child of a `fork` during which another thread loaded code.
+    /// O(1). `None`, too, in a process that was forked while another thread loaded code into this engine.
     ///
     /// # Signal safety
     ///
@@ -178,9 +185,9 @@ impl Signatures {
     }
 }
 
-/// The first of `count` numbers that were never given out before.
+/// The first of `count` consecutive numbers that were never given out before.
 pub(super) fn unique_ids(count: u64) -> NonZeroU64 {
-    // Relaxed: only that numbers differ matters. Sixty-four bits do not run out.
+    // Relaxed: no partner, only that numbers differ matters. Sixty-four bits do not run out.
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NonZeroU64::new(NEXT.fetch_add(count, Ordering::Relaxed)).expect("fewer than 2^64 ids")
 }
@@ -199,6 +206,12 @@ impl PartialEq for Engine {
 }
 
 impl Eq for Engine {}
+
+impl Hash for Engine {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

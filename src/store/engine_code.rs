@@ -1,28 +1,29 @@
 //! The canonical copy of compiled code, loaded into an engine.
 
 use std::alloc::Layout;
+use std::any::Any;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::engine::{Engine, EngineId, SignatureId, unique_ids};
 use super::error::LoadError;
 use super::module::{Module, ModuleId};
-use super::pc::EnginePc;
-use super::store_code::StoreCode;
+use super::pc::{EnginePc, StorePc};
 use super::striped::Striped;
 use crate::allocate;
 use crate::image::{FunctionKey, FunctionTable, Image, ModuleIndex, Patch, SignatureIndex};
-use crate::process::{self};
+use crate::process;
 
-/// An image in an engine: the canonical copy of its text, and what the engine knows of it. A handle, cheap to clone
-/// from many threads at once.
+/// An image in an engine: the canonical copy of its text, what the engine knows of it, and the embedder's own data. A
+/// handle, cheap to clone from many threads at once.
 ///
 /// Cloning takes constant time; the first clone on a thread allocates a count of its own, and shares its neighbour's if
-/// there is no memory. Dropping the last handle unmaps. None of it is for signal handlers.
+/// there is no memory. Dropping the last handle unmaps.
 ///
-/// The text is known to signal handlers from here on, until the last handle is dropped: this one, a clone, a
-/// [`Module`] or [`Component`](crate::store::Component) of it, or a store in which one of these is registered.
+/// Signal handlers know the text from here on until the last handle is dropped: this one, a clone, or that of a store in
+/// which the image or one of its modules is registered, or of an [`OwnedFrame`](crate::store::OwnedFrame).
 ///
 /// # Examples
 ///
@@ -43,39 +44,46 @@ use crate::process::{self};
 pub struct EngineCode(Striped<Handle>);
 
 /// What a store needs at once when it registers or looks up, in one cache line of the lane; and the rest.
+#[derive(Clone)]
 struct Handle {
     engine: EngineId,
     /// Names the image; those that follow name its modules.
     id: ModuleId,
-    /// The text, for all stores that have no copy.
-    shared: StoreCode,
-    memory: Arc<Image>,
+    modules: u32,
+    text: Range<usize>,
+    image: Arc<Image>,
     loaded: Arc<Loaded>,
-}
-
-/// For another lane.
-impl Clone for Handle {
-    fn clone(&self) -> Self {
-        let Handle { engine, id, ref memory, ref loaded, .. } = *self;
-        let shared = StoreCode::shared(memory.text_range());
-        Handle { engine, id, shared, memory: Arc::clone(memory), loaded: Arc::clone(loaded) }
-    }
 }
 
 struct Loaded {
     // The first field to be dropped: handlers miss the code before it goes.
     registration: process::Registration,
     engine: Engine,
-    memory: Arc<Image>,
+    image: Arc<Image>,
     /// The engine's id of each signature of the image.
     signatures: Box<[SignatureId]>,
-    /// By ascending id: the trampoline's offset in the text.
-    guest_to_host: Box<[(SignatureId, usize)]>,
+    trampolines: Box<[Trampoline]>,
+    data: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// Which way a trampoline leads that all functions of one type share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Through which the host calls functions of the guest: [`FunctionKey::HostToGuestBySignature`].
+    HostToGuest,
+    /// Through which the guest calls functions of the host: [`FunctionKey::GuestToHost`].
+    GuestToHost,
+}
+
+/// Sorted by what they lead to.
+struct Trampoline {
+    leads: (Direction, SignatureId),
+    /// In the text.
+    offset: usize,
 }
 
 impl EngineCode {
-    /// Loads `memory`, a [`Image`] or an [`Arc`] of one, into `engine`, and registers its text for the whole
-    /// process.
+    /// Loads `image`, an [`Image`] or an [`Arc`] of one, into `engine`, and registers its text for the whole process.
     ///
     /// O(f log f) for f functions.
     ///
@@ -83,45 +91,105 @@ impl EngineCode {
     ///
     /// If the image was compiled with another configuration, if the text at a patch point is not what the patch table
     /// says (relocations must leave it alone), if the text cannot be registered (it may be loaded once at a time), and
-    /// if there is no memory. Nothing is loaded then, and `memory` is dropped.
+    /// if there is no memory. Nothing is loaded then, and `image` is dropped.
     ///
     /// # Signal safety
     ///
     /// Not for handlers: allocates and takes locks.
-    pub fn new(engine: &Engine, memory: impl Into<Arc<Image>>) -> Result<EngineCode, LoadError> {
-        // A memory that is not in an `Arc` yet is about to be put into one.
+    pub fn new(engine: &Engine, image: impl Into<Arc<Image>>) -> Result<EngineCode, LoadError> {
+        EngineCode::load(engine, image, None)
+    }
+
+    /// As [`new`](Self::new), with data of the embedder's own, which lives as long as the code: what a module's exports
+    /// are called, its source, whatever a pc should lead to. Give an [`Arc`] to share it.
+    ///
+    /// `data` must not hold a handle of this code, which would then never be dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new). `data` is dropped, too.
+    ///
+    /// # Signal safety
+    ///
+    /// Not for handlers: allocates and takes locks.
+    ///
+    /// # Examples
+    ///
+    /// Data of each module:
+    ///
+    /// ```
+    /// use trapline::PcKind;
+    /// use trapline::image::{Image, ImageBuilder, ModuleIndex};
+    /// use trapline::store::{Engine, EngineCode, Module, ModuleRegistry};
+    ///
+    /// struct Source(&'static str);
+    ///
+    /// fn source<'c>(module: Module<'c>) -> Option<&'c Source> {
+    ///     module.engine_code().data::<Vec<Source>>()?.get(module.static_index().as_u32() as usize)
+    /// }
+    ///
+    /// let image = ImageBuilder::new().text([0x90; 8]).function(0..8, None).finish()?;
+    /// let engine = Engine::new();
+    /// let mut store = ModuleRegistry::new(&engine);
+    /// let code = EngineCode::with_data(&engine, Image::parse(&image)?.publish()?, vec![Source("a.wat")])?;
+    /// store.register_module(code.module(ModuleIndex::new(0)).unwrap())?;
+    ///
+    /// let pc = code.text_range().start.as_usize() + 4;
+    /// drop(code);
+    /// let (frame, _) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
+    /// assert_eq!(source(frame.module()).unwrap().0, "a.wat");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_data<T: Any + Send + Sync>(
+        engine: &Engine,
+        image: impl Into<Arc<Image>>,
+        data: T,
+    ) -> Result<EngineCode, LoadError> {
+        EngineCode::load(engine, image, Some(allocate::boxed(data)?))
+    }
+
+    fn load(
+        engine: &Engine,
+        image: impl Into<Arc<Image>>,
+        data: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<EngineCode, LoadError> {
+        // An image that is not in an `Arc` yet is about to be put into one.
         allocate::room_for_arc(Layout::new::<Image>())?;
-        let memory = memory.into();
-        if memory.configuration() != engine.configuration() {
+        let image = image.into();
+        if image.configuration() != engine.configuration() {
             return Err(LoadError::ForeignConfiguration {
-                image: allocate::copy(memory.configuration())?,
+                image: allocate::copy(image.configuration())?,
                 engine: allocate::copy(engine.configuration())?,
             });
         }
-        check_patches(&memory)?;
-        let signatures = Interned { ids: engine.intern(memory.signatures())?, engine, memory: &memory };
-        let guest_to_host = guest_to_host(memory.functions(), &signatures.ids)?;
-        let registration = process::register(Arc::clone(&memory)).map_err(LoadError::Register)?;
+        check_patches(&image)?;
+        let signatures = Interned { ids: engine.intern(image.signatures())?, engine, image: &image };
+        let trampolines = trampolines(image.functions(), &signatures.ids)?;
+        let registration = process::register(Arc::clone(&image)).map_err(LoadError::Register)?;
         let signatures = signatures.keep();
         // From here on dropping what there is undoes everything.
         let loaded = allocate::arc(Loaded {
             registration,
             engine: engine.clone(),
-            memory: Arc::clone(&memory),
+            image: Arc::clone(&image),
             signatures,
-            guest_to_host,
+            trampolines,
+            data,
         })?;
+        // Modules are numbered with 32 bits.
+        let modules = image.modules().len() as u32;
         let handle = Handle {
             engine: engine.id(),
-            id: ModuleId::new(unique_ids(1 + memory.modules().len() as u64)),
-            shared: StoreCode::shared(memory.text_range()),
-            memory,
+            id: ModuleId::new(unique_ids(1 + u64::from(modules))),
+            modules,
+            text: image.text_range(),
+            image,
             loaded,
         };
         Ok(EngineCode(Striped::new(handle)?))
     }
 
-    /// The engine it is loaded into.
+    /// The engine that the code is loaded into.
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.0.loaded.engine
@@ -136,39 +204,48 @@ impl EngineCode {
     #[inline]
     #[must_use]
     pub fn image(&self) -> &Arc<Image> {
-        &self.0.memory
+        &self.0.image
     }
 
-    /// What each part of the text is.
+    /// The data that the code was [loaded with](Self::with_data), if it was, and if it is a `T`.
+    ///
+    /// O(1).
+    #[must_use]
+    pub fn data<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.0.loaded.data.as_ref()?.downcast_ref()
+    }
+
+    /// Names the image as a whole, in the process.
     #[inline]
     #[must_use]
-    pub fn functions(&self) -> &FunctionTable {
-        self.0.memory.functions()
+    pub fn id(&self) -> ModuleId {
+        self.0.id
     }
 
     /// The addresses of the text; the end is exclusive. Empty if there is none.
     #[inline]
     #[must_use]
     pub fn text_range(&self) -> Range<EnginePc> {
-        let text = self.0.shared.text_range();
-        EnginePc::range(text.start.as_usize()..text.end.as_usize())
+        EnginePc::range(self.0.text.clone())
     }
 
-    /// The text as every store executes it that has no copy.
+    /// The same, as every store has it that executes no copy.
     #[inline]
-    pub(super) fn shared(&self) -> &StoreCode {
-        &self.0.shared
+    pub(super) fn shared_range(&self) -> Range<StorePc> {
+        StorePc::range(self.0.text.clone())
     }
 
     /// The modules compiled into this image, by static index.
-    pub fn modules(&self) -> impl ExactSizeIterator<Item = Module> + '_ {
-        (0..self.module_count()).map(|index| Module::of(self.clone(), ModuleIndex::new(index)))
+    #[inline]
+    pub fn modules(&self) -> impl ExactSizeIterator<Item = Module<'_>> + '_ {
+        (0..self.module_count()).map(|index| Module::of(self, ModuleIndex::new(index)))
     }
 
-    /// The module at `index`, if the image has so many.
+    /// The module at `index`, if in range.
+    #[inline]
     #[must_use]
-    pub fn module(&self, index: ModuleIndex) -> Option<Module> {
-        (index.as_u32() < self.module_count()).then(|| Module::of(self.clone(), index))
+    pub fn module(&self, index: ModuleIndex) -> Option<Module<'_>> {
+        (index.as_u32() < self.module_count()).then(|| Module::of(self, index))
     }
 
     /// The engine's id of a signature of this image.
@@ -177,33 +254,23 @@ impl EngineCode {
         self.0.loaded.signatures.get(signature.as_u32() as usize).copied()
     }
 
-    /// Where guest code enters to call host functions of type `signature`, if the image has a trampoline for it.
+    /// The trampoline that leads in `direction` for functions of type `signature`, if the image has one.
     ///
     /// O(log n).
     #[must_use]
-    pub fn guest_to_host_trampoline(&self, signature: SignatureId) -> Option<EnginePc> {
-        EnginePc::at(&self.text_range(), self.guest_to_host_offset(signature)?)
+    pub fn trampoline(&self, direction: Direction, signature: SignatureId) -> Option<EnginePc> {
+        EnginePc::at(&self.text_range(), self.trampoline_offset(direction, signature)?)
     }
 
-    pub(super) fn guest_to_host_offset(&self, signature: SignatureId) -> Option<usize> {
-        let trampolines = &self.0.loaded.guest_to_host;
-        let at = trampolines.binary_search_by_key(&signature, |(id, _)| *id).ok()?;
-        Some(trampolines.get(at)?.1)
+    pub(super) fn trampoline_offset(&self, direction: Direction, signature: SignatureId) -> Option<usize> {
+        let trampolines = &self.0.loaded.trampolines;
+        let at = trampolines.binary_search_by_key(&(direction, signature), |trampoline| trampoline.leads).ok()?;
+        Some(trampolines.get(at)?.offset)
     }
 
-    /// The types that the image has such trampolines for.
-    pub(super) fn guest_to_host_signatures(&self) -> impl ExactSizeIterator<Item = SignatureId> + '_ {
-        self.0.loaded.guest_to_host.iter().map(|(id, _)| *id)
-    }
-
-    /// Names the image as a whole.
     #[inline]
-    pub(super) fn id(&self) -> ModuleId {
-        self.0.id
-    }
-
     pub(super) fn module_count(&self) -> u32 {
-        self.0.memory.modules().len() as u32
+        self.0.modules
     }
 }
 
@@ -216,9 +283,15 @@ impl PartialEq for EngineCode {
 
 impl Eq for EngineCode {}
 
+impl Hash for EngineCode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
 impl Drop for Loaded {
     fn drop(&mut self) {
-        self.engine.release(self.memory.signatures());
+        self.engine.release(self.image.signatures());
     }
 }
 
@@ -226,7 +299,7 @@ impl Drop for Loaded {
 struct Interned<'l> {
     ids: Box<[SignatureId]>,
     engine: &'l Engine,
-    memory: &'l Image,
+    image: &'l Image,
 }
 
 impl Interned<'_> {
@@ -238,38 +311,35 @@ impl Interned<'_> {
 impl Drop for Interned<'_> {
     fn drop(&mut self) {
         if !self.ids.is_empty() {
-            self.engine.release(self.memory.signatures());
+            self.engine.release(self.image.signatures());
         }
     }
 }
 
 /// What is written when a breakpoint is cleared has to be what was there before one was set.
-fn check_patches(memory: &Image) -> Result<(), LoadError> {
-    let is_there = |patch: &Patch<'_>| {
-        let range = patch.range();
-        memory.text().get(range) == Some(patch.disabled())
-    };
-    match memory.patches().iter().find(|patch| !is_there(patch)) {
+fn check_patches(image: &Image) -> Result<(), LoadError> {
+    let is_there = |patch: &Patch<'_>| image.text().get(patch.range()) == Some(patch.disabled());
+    match image.patches().iter().find(|patch| !is_there(patch)) {
         Some(patch) => Err(LoadError::PatchNotInText { range: patch.range() }),
         None => Ok(()),
     }
 }
 
-fn guest_to_host(
-    functions: &FunctionTable,
-    signatures: &[SignatureId],
-) -> Result<Box<[(SignatureId, usize)]>, LoadError> {
-    let offsets = || {
-        functions.iter().filter_map(|function| match function.key() {
-            FunctionKey::GuestToHost { signature } => {
-                Some((*signatures.get(signature.as_u32() as usize)?, function.range().start))
-            }
-            _ => None,
+fn trampolines(functions: &FunctionTable, signatures: &[SignatureId]) -> Result<Box<[Trampoline]>, LoadError> {
+    let all = || {
+        functions.iter().filter_map(|function| {
+            let (direction, signature) = match function.key() {
+                FunctionKey::HostToGuestBySignature { signature } => (Direction::HostToGuest, signature),
+                FunctionKey::GuestToHost { signature } => (Direction::GuestToHost, signature),
+                _ => return None,
+            };
+            let signature = *signatures.get(signature.as_u32() as usize)?;
+            Some(Trampoline { leads: (direction, signature), offset: function.range().start })
         })
     };
-    let mut trampolines = allocate::room(offsets().count())?;
-    trampolines.extend(offsets());
-    trampolines.sort_unstable();
+    let mut trampolines = allocate::room(all().count())?;
+    trampolines.extend(all());
+    trampolines.sort_unstable_by_key(|trampoline: &Trampoline| trampoline.leads);
     Ok(trampolines.into())
 }
 
@@ -279,7 +349,7 @@ impl fmt::Debug for EngineCode {
             .field("id", &self.id())
             .field("engine", self.engine())
             .field("registration", &self.0.loaded.registration)
-            .field("memory", &self.0.memory)
-            .finish()
+            .field("image", &self.0.image)
+            .finish_non_exhaustive()
     }
 }

@@ -2,33 +2,34 @@
 
 use std::fmt;
 
+use super::engine_code::EngineCode;
 use super::module::Module;
-use crate::image::{DefinedFunctionIndex, Function};
+use crate::image::{DefinedFunctionIndex, Function, FunctionKey};
 
 /// A frame of a guest function: where in which function of which module.
+///
+/// Borrowed from the store that it was found in, or from an [`OwnedFrame`].
 #[derive(Clone, Debug)]
-pub struct FrameInfo<'s> {
-    module: &'s Module,
-    function: Function<'s>,
+pub struct FrameInfo<'c> {
+    module: Module<'c>,
+    function: Function<'c>,
     index: DefinedFunctionIndex,
     text_offset: usize,
 }
 
-impl<'s> FrameInfo<'s> {
-    /// `function` is the one that `module` defines at `index`.
+impl<'c> FrameInfo<'c> {
+    /// The frame at `text_offset` of the image, if a function of the guest is there.
     #[inline]
-    pub(super) fn new(
-        module: &'s Module,
-        function: Function<'s>,
-        index: DefinedFunctionIndex,
-        text_offset: usize,
-    ) -> Self {
-        FrameInfo { module, function, index, text_offset }
+    pub(super) fn at(code: &'c EngineCode, text_offset: usize) -> Option<Self> {
+        let function = code.image().functions().by_offset(text_offset)?;
+        let FunctionKey::Defined { module, function: index } = function.key() else { return None };
+        Some(FrameInfo { module: Module::of(code, module), function, index, text_offset })
     }
 
     /// The module that defines the function.
+    #[inline]
     #[must_use]
-    pub fn module(&self) -> &'s Module {
+    pub fn module(&self) -> Module<'c> {
         self.module
     }
 
@@ -48,14 +49,8 @@ impl<'s> FrameInfo<'s> {
 
     /// The function: its name if the image has it, and its place in the text.
     #[must_use]
-    pub fn function(&self) -> &Function<'s> {
+    pub fn function(&self) -> &Function<'c> {
         &self.function
-    }
-
-    /// The function's name, if the image has it.
-    #[must_use]
-    pub fn function_name(&self) -> Option<&'s str> {
-        self.function.name()
     }
 
     /// Bytes from the start of the text to the faulting instruction; for a return address, to the last byte of the
@@ -85,27 +80,23 @@ impl<'s> FrameInfo<'s> {
             .source_offset_from(self.function.range().start, self.text_offset)
     }
 
-    /// Whether the module came with debug information that was not parsed.
+    /// The same frame, to be kept after the store is gone: in an error, for instance.
+    ///
+    /// Keeps the image loaded. O(1); allocates what [cloning an `EngineCode`](EngineCode) does, and cannot fail.
     #[must_use]
-    pub fn has_unparsed_debug_info(&self) -> bool {
-        self.module.info().has_unparsed_debug_info()
-    }
-
-    /// Whether an environment variable decides if debug information is parsed.
-    #[must_use]
-    pub fn debug_info_depends_on_environment(&self) -> bool {
-        self.module.info().debug_info_depends_on_environment()
+    pub fn into_owned(self) -> OwnedFrame {
+        OwnedFrame { code: self.module.engine_code().clone(), text_offset: self.text_offset }
     }
 }
 
 /// `module!function + offset`, with numbers where there are no names.
 impl fmt::Display for FrameInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.module.name() {
+        match self.module.info().name() {
             Some(name) => write!(f, "{name}!")?,
             None => write!(f, "{}!", self.module.id())?,
         }
-        match self.function_name() {
+        match self.function.name() {
             Some(name) => f.write_str(name)?,
             None => write!(f, "function {}", self.function_index())?,
         }
@@ -114,5 +105,59 @@ impl fmt::Display for FrameInfo<'_> {
             Some(source) => write!(f, " (source {source:#x})"),
             None => Ok(()),
         }
+    }
+}
+
+/// A [`FrameInfo`] that outlives the store it was found in, and keeps the image loaded instead.
+///
+/// Made by [`FrameInfo::into_owned`] and [`ModuleRegistry::resolve_owned`](crate::store::ModuleRegistry::resolve_owned).
+/// Two words; cheap to clone. Prints as the borrowed frame does.
+///
+/// # Examples
+///
+/// ```
+/// use trapline::PcKind;
+/// use trapline::image::{Image, ImageBuilder, ModuleIndex};
+/// use trapline::store::{Engine, EngineCode, ModuleRegistry};
+///
+/// let image = ImageBuilder::new().text([0x90, 0x0f, 0x0b]).function(0..3, Some("stop")).finish()?;
+/// let engine = Engine::new();
+/// let frame = {
+///     let code = EngineCode::new(&engine, Image::parse(&image)?.publish()?)?;
+///     let mut store = ModuleRegistry::new(&engine);
+///     store.register_code(&code)?;
+///     store.register_module(code.module(ModuleIndex::new(0)).unwrap())?;
+///     let pc = code.text_range().start.as_usize() + 1;
+///     store.lookup_frame_info(pc, PcKind::Interrupted).unwrap().0.into_owned()
+/// };
+/// assert!(frame.to_string().ends_with("!stop + 0x1"));
+/// assert_eq!(frame.info().function_offset(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct OwnedFrame {
+    code: EngineCode,
+    text_offset: usize,
+}
+
+impl OwnedFrame {
+    /// What the frame stands for.
+    ///
+    /// O(log n).
+    #[must_use]
+    pub fn info(&self) -> FrameInfo<'_> {
+        FrameInfo::at(&self.code, self.text_offset).expect("made of a frame of this image")
+    }
+}
+
+impl fmt::Display for OwnedFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info().fmt(f)
+    }
+}
+
+impl fmt::Debug for OwnedFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info().fmt(f)
     }
 }

@@ -1,334 +1,256 @@
-//! A store's images and modules: looked through while they are few, and then found by hashes of their names and bases.
+//! A store's images, if they are more than one module.
 
-use std::hash::Hash;
 use std::ops::Range;
 
 use super::breakpoints::Breakpoints;
 use super::engine::SignatureId;
-use super::engine_code::EngineCode;
+use super::engine_code::{Direction, EngineCode};
 use super::error::StoreError;
-use super::frame::FrameInfo;
-use super::id_map::IdMap;
-use super::module::Component;
-use super::module::{Module, ModuleId};
+use super::module::{Module, ModuleId, ModuleWithCode};
 use super::pc::StorePc;
-use super::store_code::{ModuleWithCode, StoreCode};
+use super::registered::Registered;
+use super::store_code::{PrivateCode, StoreCode, StoreCodeMut};
 use crate::allocate::{self, OutOfMemory};
-use crate::image::{Function, FunctionKey, ModuleIndex};
-use crate::process;
+use crate::image::ModuleIndex;
 
-/// As many images, and as many modules, are looked through one by one: that takes no longer than to find one by its
-/// hash, and no maps have to be made.
+/// As many images are looked through one by one: that takes no longer than a binary search, and nothing has to be kept
+/// sorted. The first allocation has room for them.
 const FEW: usize = 16;
 
-/// Places that the first allocation of a list has.
-const FIRST: usize = FEW;
-
 /// What a registry holds as soon as it is more than one module.
-///
-/// Places in `images` and `modules` are for ever: what was registered stays.
 pub(super) struct Many {
+    /// In the order of their registration. Their places are for ever: what was registered stays.
     images: Vec<Image>,
-    /// In the order of their registration.
-    modules: Vec<(ModuleId, Module)>,
-    // All of `images` if they are more than a few, and nothing before.
-    by_base: IdMap<StorePc, usize>,
-    by_image: IdMap<ModuleId, usize>,
-    /// The first image that has a trampoline for the signature.
-    by_signature: IdMap<SignatureId, usize>,
-    /// All of `modules` if they are more than a few, and nothing before.
-    by_module: IdMap<ModuleId, usize>,
+    /// The places of all images by ascending id, if they are more than a few.
+    by_id: Vec<u32>,
+    /// The places of those that have text by ascending base, if all images are more than a few.
+    by_base: Vec<u32>,
     pub(super) breakpoints: Breakpoints,
 }
 
-/// An image that the store executes code of.
+/// An image that the store executes code of. What searches compare is here, and not only where `code` points.
 struct Image {
     id: ModuleId,
     /// Where the store executes it.
     text: Range<StorePc>,
-    /// The store's own copy, if it executes one.
-    private: Option<StoreCode>,
-    owner: Owner,
+    code: EngineCode,
+    private: Option<Box<PrivateCode>>,
+    registered: Registered,
 }
 
-/// Through whom the image stays loaded.
-enum Owner {
-    /// The module at this place of the list, which was the image's first.
-    Module(usize),
-    Component(Component),
-}
-
-/// An image, and the store's code for it.
+/// An image of a store, with the store's code for it and the modules that are registered.
 #[derive(Clone, Copy)]
 pub(super) struct ImageRef<'s> {
-    pub(super) code: &'s StoreCode,
-    pub(super) engine_code: &'s EngineCode,
+    pub(super) code: StoreCode<'s>,
+    registered: Modules<'s>,
+}
+
+#[derive(Clone, Copy)]
+enum Modules<'s> {
+    One(ModuleIndex),
+    Some(&'s Registered),
 }
 
 impl<'s> ImageRef<'s> {
-    /// For a store that executes the engine's code.
+    /// The image of a store that holds one module, and executes it where the engine has it.
     #[inline]
-    pub(super) fn shared(engine_code: &'s EngineCode) -> Self {
-        ImageRef { code: engine_code.shared(), engine_code }
+    pub(super) fn solo(code: &'s EngineCode, module: ModuleIndex) -> Self {
+        ImageRef { code: StoreCode::new(code, None), registered: Modules::One(module) }
     }
 
-    /// The function that `pc` lies in, and the offset of `pc` in the text.
+    /// The module at `index`, if it is registered.
     #[inline]
-    pub(super) fn function(self, pc: usize) -> Option<(Function<'s>, usize)> {
-        let offset = StorePc::new(pc).offset_in(&self.code.text_range())?;
-        Some((self.engine_code.functions().by_offset(offset)?, offset))
+    pub(super) fn module(self, index: ModuleIndex) -> Option<ModuleWithCode<'s>> {
+        let there = match self.registered {
+            Modules::One(one) => one == index,
+            Modules::Some(registered) => registered.has(index),
+        };
+        there.then(|| ModuleWithCode::new(self.code, index))
     }
 
-    /// The frame of guest code that is at `pc`; `module` knows the modules of the image that are registered.
-    #[inline]
-    pub(super) fn frame(
-        self,
-        pc: usize,
-        module: impl FnOnce(ModuleIndex) -> Option<&'s Module>,
-    ) -> Option<(FrameInfo<'s>, ModuleWithCode<'s>)> {
-        let (function, offset) = self.function(pc)?;
-        let FunctionKey::Defined { module: owner, function: index } = function.key() else { return None };
-        let module = module(owner)?;
-        Some((FrameInfo::new(module, function, index, offset), ModuleWithCode::new(module, self.code)))
+    /// The module `id`, if it is one of this image's and registered.
+    pub(super) fn module_by_id(self, id: ModuleId) -> Option<ModuleWithCode<'s>> {
+        self.module(id.index_in(self.code.engine_code().id())?)
+    }
+
+    pub(super) fn trampoline(self, direction: Direction, signature: SignatureId) -> Option<StorePc> {
+        self.code.pc(self.code.engine_code().trampoline_offset(direction, signature)?)
+    }
+
+    /// All that are registered, by index.
+    pub(super) fn modules(self) -> impl Iterator<Item = ModuleWithCode<'s>> {
+        (0..self.code.engine_code().module_count()).filter_map(move |index| self.module(ModuleIndex::new(index)))
+    }
+}
+
+impl Image {
+    fn as_ref(&self) -> ImageRef<'_> {
+        let code = StoreCode::new(&self.code, self.private.as_deref());
+        ImageRef { code, registered: Modules::Some(&self.registered) }
+    }
+
+    /// Registers the module at `module`, and brings its breakpoints into force.
+    fn register(&mut self, module: ModuleIndex, breakpoints: &Breakpoints) -> Result<(), StoreError> {
+        if let Some(copy) = &mut self.private {
+            let view = Module::of(&self.code, module);
+            let applied = if self.registered.has(module) {
+                breakpoints.apply(copy, view)
+            } else {
+                // An earlier attempt may have left something behind that was not taken back.
+                breakpoints.apply_all(copy, view)
+            };
+            applied.map_err(StoreError::Patch)?;
+        }
+        self.registered.add(module);
+        Ok(())
     }
 }
 
 impl Many {
     pub(super) fn new() -> Self {
-        Many {
-            images: Vec::new(),
-            modules: Vec::new(),
-            by_base: IdMap::default(),
-            by_image: IdMap::default(),
-            by_signature: IdMap::default(),
-            by_module: IdMap::default(),
-            breakpoints: Breakpoints::new(),
-        }
+        Many { images: Vec::new(), by_id: Vec::new(), by_base: Vec::new(), breakpoints: Breakpoints::new() }
     }
 
-    /// Registers `module`, which is executed where the engine has it; [reserved](Self::reserve) for.
-    pub(super) fn adopt(&mut self, module: Module) {
-        let slot = self.push_module(module);
-        self.push_image(None, Owner::Module(slot));
-    }
-
-    /// As [`ModuleRegistry::register_module`](super::registry::ModuleRegistry::register_module).
-    pub(super) fn register_module(&mut self, module: Module, private: bool) -> Result<(), StoreError> {
-        let code = module.engine_code();
-        let Some(slot) = self.image_slot(code.id()) else {
-            self.reserve(code).map_err(StoreError::no_memory_for(code))?;
-            let mut copy = if private { StoreCode::copy(code)? } else { None };
-            if let Some(copy) = &mut copy {
-                self.breakpoints.apply(copy, &module).map_err(StoreError::Patch)?;
-            }
-            let slot = self.push_module(module);
-            self.push_image(copy, Owner::Module(slot));
-            return Ok(());
-        };
-        let known = self.module(module.id()).is_some();
-        if !known {
-            self.reserve_module().map_err(StoreError::no_memory_for(code))?;
+    /// As [`ModuleRegistry::register_module`](super::registry::ModuleRegistry::register_module), or as
+    /// [`register_code`](super::registry::ModuleRegistry::register_code) if there is no module.
+    pub(super) fn register(
+        &mut self,
+        code: &EngineCode,
+        module: Option<ModuleIndex>,
+        private: bool,
+    ) -> Result<(), StoreError> {
+        if let Some(slot) = self.slot_by_id(code.id()).filter(|slot| self.images[*slot].id == code.id()) {
+            let Some(module) = module else { return Ok(()) };
+            return self.images[slot].register(module, &self.breakpoints);
         }
-        if let Some(copy) = &mut self.images[slot].private {
-            let applied = if known {
-                self.breakpoints.apply(copy, &module)
-            } else {
-                // An earlier attempt may have left something behind that was not taken back.
-                self.breakpoints.apply_all(copy, &module)
-            };
-            applied.map_err(StoreError::Patch)?;
+        let no_memory = StoreError::no_memory_for(code);
+        self.reserve().map_err(&no_memory)?;
+        let registered = Registered::new(code.module_count(), module).map_err(no_memory)?;
+        let mut copy = if private { PrivateCode::copy(code)? } else { None };
+        if let (Some(module), Some(copy)) = (module, &mut copy) {
+            self.breakpoints.apply(copy, Module::of(code, module)).map_err(StoreError::Patch)?;
         }
-        if !known {
-            self.push_module(module);
-        }
+        self.insert(code.clone(), copy, registered);
         Ok(())
     }
 
-    /// As [`ModuleRegistry::register_component`](super::registry::ModuleRegistry::register_component).
-    pub(super) fn register_component(&mut self, component: Component, private: bool) -> Result<(), StoreError> {
-        let code = component.engine_code();
-        if self.image_slot(code.id()).is_none() {
-            self.reserve(code).map_err(StoreError::no_memory_for(code))?;
-            let copy = if private { StoreCode::copy(code)? } else { None };
-            self.push_image(copy, Owner::Component(component));
-        }
-        Ok(())
+    /// Registers the module at `module` of the image `id`, if that is the one that was registered last, as the image of
+    /// a component's modules is.
+    ///
+    /// Not in a store that executes copies: it has breakpoints to show.
+    #[inline]
+    pub(super) fn add_to_last(&mut self, id: ModuleId, module: ModuleIndex) -> bool {
+        let last = self.images.last_mut().filter(|last| last.id == id);
+        last.map(|last| last.registered.add(module)).is_some()
     }
 
-    /// Makes room for an image and one module of it.
-    pub(super) fn reserve(&mut self, code: &EngineCode) -> Result<(), OutOfMemory> {
+    /// Makes room for one more image.
+    #[inline]
+    pub(super) fn reserve(&mut self) -> Result<(), OutOfMemory> {
         let images = self.images.len() + 1;
-        reserve_place(&mut self.images)?;
+        allocate::reserve(&mut self.images, if images == 1 { FEW } else { 1 })?;
         if images > FEW {
-            reserve_places(&mut self.by_base, images)?;
-            reserve_places(&mut self.by_image, images)?;
-            let earlier = self.images[unnoted(images).start..].iter();
-            let codes = earlier.map(|image| image.owner.engine_code(&self.modules)).chain([code]);
-            let signatures = codes.map(|code| code.guest_to_host_signatures().len()).sum();
-            allocate::reserve_in_map(&mut self.by_signature, signatures)?;
-        }
-        self.reserve_module()
-    }
-
-    fn reserve_module(&mut self) -> Result<(), OutOfMemory> {
-        let modules = self.modules.len() + 1;
-        reserve_place(&mut self.modules)?;
-        if modules > FEW {
-            reserve_places(&mut self.by_module, modules)?;
+            let unsorted = images - self.by_id.len();
+            allocate::reserve(&mut self.by_id, unsorted)?;
+            allocate::reserve(&mut self.by_base, unsorted)?;
         }
         Ok(())
     }
 
-    /// There is room.
-    fn push_image(&mut self, private: Option<StoreCode>, owner: Owner) {
-        let code = owner.engine_code(&self.modules);
-        let (id, text) = (code.id(), private.as_ref().unwrap_or(code.shared()).text_range());
-        self.images.push(Image { id, text, private, owner });
-        unnoted(self.images.len()).for_each(|slot| self.note_image(slot));
-    }
-
-    fn note_image(&mut self, slot: usize) {
-        let image = &self.images[slot];
-        self.by_image.insert(image.id, slot);
-        if !image.text.is_empty() {
-            self.by_base.insert(image.text.start, slot);
-        }
-        for signature in image.owner.engine_code(&self.modules).guest_to_host_signatures() {
-            self.by_signature.entry(signature).or_insert(slot);
+    /// [There is room](Self::reserve), and the image is new.
+    #[inline]
+    pub(super) fn insert(&mut self, code: EngineCode, private: Option<Box<PrivateCode>>, registered: Registered) {
+        let text = StoreCode::new(&code, private.as_deref()).text_range();
+        self.images.push(Image { id: code.id(), text, code, private, registered });
+        let images = self.images.len();
+        if images > FEW {
+            // All of them, the first time.
+            let sorted = self.by_id.len();
+            (sorted..images).for_each(|slot| self.sort_in(slot));
         }
     }
 
-    /// There is room. Returns the module's place.
-    fn push_module(&mut self, module: Module) -> usize {
-        let slot = self.modules.len();
-        self.modules.push((module.id(), module));
-        for slot in unnoted(self.modules.len()) {
-            self.by_module.insert(self.modules[slot].0, slot);
+    fn sort_in(&mut self, slot: usize) {
+        let Image { id, text, .. } = &self.images[slot];
+        // As many images as a `u32` cannot number take 256 GiB.
+        let place = slot as u32;
+        self.by_id.insert(self.up_to_id(*id), place);
+        if !text.is_empty() {
+            self.by_base.insert(self.up_to_base(text.start), place);
         }
-        slot
     }
 
-    pub(super) fn modules(&self) -> impl Iterator<Item = &Module> + '_ {
-        self.modules.iter().map(|(_, module)| module)
+    /// How many images have this id or a smaller one, if all are sorted.
+    fn up_to_id(&self, id: ModuleId) -> usize {
+        let is_up_to = |slot: &u32| self.images[*slot as usize].id <= id;
+        // Mostly images are registered in the order in which they were loaded.
+        if self.by_id.last().is_some_and(is_up_to) { self.by_id.len() } else { self.by_id.partition_point(is_up_to) }
     }
 
-    pub(super) fn module(&self, id: ModuleId) -> Option<&Module> {
-        Some(&self.modules.get(self.module_slot(id)?)?.1)
+    /// How many images with text begin at `pc` or before, if all are sorted.
+    fn up_to_base(&self, pc: StorePc) -> usize {
+        self.by_base.partition_point(|slot| self.images[*slot as usize].text.start <= pc)
     }
 
-    fn module_slot(&self, id: ModuleId) -> Option<usize> {
-        if self.modules.len() > FEW {
-            return self.by_module.get(&id).copied();
-        }
-        self.modules.iter().position(|(known, _)| *known == id)
-    }
-
-    fn image_slot(&self, id: ModuleId) -> Option<usize> {
+    /// The place of the image with the largest id that is not larger than `id`: if `id` names an image that is here, or
+    /// a module of one, then that image.
+    #[inline]
+    fn slot_by_id(&self, id: ModuleId) -> Option<usize> {
         if self.images.len() > FEW {
-            return self.by_image.get(&id).copied();
+            return Some(self.by_id[self.up_to_id(id).checked_sub(1)?] as usize);
         }
-        self.images.iter().position(|image| image.id == id)
+        let ids = self.images.iter().map(|image| image.id).enumerate();
+        Some(ids.filter(|(_, image)| *image <= id).max_by_key(|(_, image)| *image)?.0)
     }
 
-    fn image_ref<'s>(&'s self, image: &'s Image) -> ImageRef<'s> {
-        let engine_code = image.owner.engine_code(&self.modules);
-        ImageRef { code: image.private.as_ref().unwrap_or(engine_code.shared()), engine_code }
-    }
-
-    pub(super) fn image(&self, id: ModuleId) -> Option<ImageRef<'_>> {
-        Some(self.image_ref(self.images.get(self.image_slot(id)?)?))
-    }
-
-    pub(super) fn image_by_pc(&self, pc: usize) -> Option<ImageRef<'_>> {
-        let image = if self.images.len() > FEW {
-            // All code is in the process-wide registry for as long as it is in this one.
-            self.images.get(*self.by_base.get(&StorePc::new(process::with(pc, |found| found.range().start)?))?)
-        } else {
-            self.images.iter().find(|image| image.text.contains(&StorePc::new(pc)))
-        };
-        Some(self.image_ref(image?))
-    }
-
-    /// As [`ModuleRegistry::lookup_frame_info`](super::registry::ModuleRegistry::lookup_frame_info).
-    pub(super) fn frame(&self, pc: usize) -> Option<(FrameInfo<'_>, ModuleWithCode<'_>)> {
-        let image = self.image_by_pc(pc)?;
-        image.frame(pc, |index| self.module(image.engine_code.id().module(index)))
-    }
-
-    pub(super) fn image_by_signature(&self, signature: SignatureId) -> Option<ImageRef<'_>> {
+    #[inline]
+    fn slot_by_pc(&self, pc: StorePc) -> Option<usize> {
         if self.images.len() > FEW {
-            return Some(self.image_ref(self.images.get(*self.by_signature.get(&signature)?)?));
+            let slot = self.by_base[self.up_to_base(pc).checked_sub(1)?] as usize;
+            return self.images[slot].text.contains(&pc).then_some(slot);
         }
-        let mut images = self.images.iter().map(|image| self.image_ref(image));
-        images.find(|image| image.engine_code.guest_to_host_offset(signature).is_some())
+        self.images.iter().position(|image| image.text.contains(&pc))
     }
 
-    /// The store's own copy of an image, if the code that begins at `base` is one.
-    pub(super) fn copy_by_base(&mut self, base: StorePc) -> Option<&mut StoreCode> {
-        let slot = if self.images.len() > FEW {
-            *self.by_base.get(&base)?
-        } else {
-            self.images.iter().position(|image| !image.text.is_empty() && image.text.start == base)?
-        };
-        self.images.get_mut(slot)?.private.as_mut()
+    pub(super) fn images(&self) -> impl Iterator<Item = ImageRef<'_>> {
+        self.images.iter().map(Image::as_ref)
     }
 
-    /// The code of every image.
-    pub(super) fn codes(&self) -> impl Iterator<Item = &StoreCode> {
-        self.images.iter().map(|image| self.image_ref(image).code)
+    /// The image that `id` names or a module of which it names, or, if that is not here, perhaps another one.
+    pub(super) fn image_by_id(&self, id: ModuleId) -> Option<ImageRef<'_>> {
+        Some(self.images[self.slot_by_id(id)?].as_ref())
+    }
+
+    #[inline]
+    pub(super) fn image_by_pc(&self, pc: StorePc) -> Option<ImageRef<'_>> {
+        Some(self.images[self.slot_by_pc(pc)?].as_ref())
+    }
+
+    pub(super) fn code_mut(&mut self, pc: StorePc) -> Option<StoreCodeMut<'_>> {
+        let slot = self.slot_by_pc(pc)?;
+        let image = &mut self.images[slot];
+        Some(StoreCodeMut::new(&image.code, image.private.as_deref_mut()))
     }
 
     /// The module `id`, if it is registered, and the copy that the store executes.
-    pub(super) fn registered(&mut self, id: ModuleId) -> Option<(&Module, &mut StoreCode)> {
-        let at = self.module_slot(id)?;
-        let slot = self.image_slot(self.modules.get(at)?.1.engine_code().id())?;
-        Some((&self.modules.get(at)?.1, self.images.get_mut(slot)?.private.as_mut()?))
+    pub(super) fn module_and_copy(&mut self, id: ModuleId) -> Option<(Module<'_>, &mut PrivateCode)> {
+        let slot = self.slot_by_id(id)?;
+        let image = &mut self.images[slot];
+        let index = id.index_in(image.id).filter(|index| image.registered.has(*index))?;
+        Some((Module::of(&image.code, index), image.private.as_deref_mut()?))
     }
 
     /// Calls `f` with every module that the store executes a copy of, and the copy, until it fails.
-    pub(super) fn for_each_registered<E>(
+    pub(super) fn for_each_copied<E>(
         &mut self,
-        mut f: impl FnMut(&Module, &mut StoreCode, &Breakpoints) -> Result<(), E>,
+        mut f: impl FnMut(Module<'_>, &mut PrivateCode, &Breakpoints) -> Result<(), E>,
     ) -> Result<(), E> {
-        for at in 0..self.modules.len() {
-            let slot = self.image_slot(self.modules[at].1.engine_code().id());
-            let image = slot.and_then(|slot| self.images.get_mut(slot));
-            if let Some(copy) = image.and_then(|image| image.private.as_mut()) {
-                f(&self.modules[at].1, copy, &self.breakpoints)?;
+        for Image { code, private, registered, .. } in &mut self.images {
+            let Some(private) = private else { continue };
+            for module in code.modules().filter(|module| registered.has(module.static_index())) {
+                f(module, private, &self.breakpoints)?;
             }
         }
         Ok(())
     }
-}
-
-impl Owner {
-    /// `modules` are those of the store.
-    fn engine_code<'s>(&'s self, modules: &'s [(ModuleId, Module)]) -> &'s EngineCode {
-        match self {
-            Owner::Module(slot) => modules[*slot].1.engine_code(),
-            Owner::Component(component) => component.engine_code(),
-        }
-    }
-}
-
-/// The places that the maps do not have yet, of a list that has just grown to `len`.
-fn unnoted(len: usize) -> Range<usize> {
-    match len {
-        ..=FEW => 0..0,
-        // The first time.
-        _ if len == FEW + 1 => 0..len,
-        _ => len - 1..len,
-    }
-}
-
-/// Makes room for one more.
-fn reserve_place<T>(list: &mut Vec<T>) -> Result<(), OutOfMemory> {
-    let more = if list.is_empty() { FIRST } else { 1 };
-    allocate::reserve(list, more)
-}
-
-/// Makes room for the places of a list of `len`.
-fn reserve_places<K: Eq + Hash>(map: &mut IdMap<K, usize>, len: usize) -> Result<(), OutOfMemory> {
-    let more = len - map.len();
-    allocate::reserve_in_map(map, more)
 }

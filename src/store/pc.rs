@@ -24,14 +24,14 @@ macro_rules! pc {
                 self.0
             }
 
-            /// How many bytes this is behind the start of `range`, if it lies in it; the range's end is exclusive.
+            /// How many bytes this is past the start of `range`, if it lies in it; the range's end is exclusive.
             #[inline]
             #[must_use]
             pub fn offset_in(self, range: &Range<Self>) -> Option<usize> {
                 range.contains(&self).then(|| self.0.wrapping_sub(range.start.0))
             }
 
-            /// The address `offset` bytes further on, if it lies in `range`, whose end is exclusive.
+            /// The address `offset` bytes past the start of `range`, if it lies in it; the range's end is exclusive.
             #[inline]
             #[must_use]
             pub fn at(range: &Range<Self>, offset: usize) -> Option<Self> {
@@ -68,8 +68,7 @@ macro_rules! pc {
 pc! {
     /// An address in an engine's canonical copy of some code, an [`EngineCode`](crate::store::EngineCode).
     ///
-    /// Not to be called: the store that wants to run the code may have a copy of its own. Where the two are confused,
-    /// it does not compile:
+    /// Not to be called: the store that runs the code may have a copy of its own. Confusing the two does not compile:
     ///
     /// ```compile_fail
     /// # use trapline::store::{EnginePc, StorePc};

@@ -1,43 +1,37 @@
 //! One store's map from pc to its modules.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::mem;
 
 use super::engine::{Engine, EngineId, SignatureId};
-use super::engine_code::EngineCode;
+use super::engine_code::{Direction, EngineCode};
 use super::error::StoreError;
-use super::frame::FrameInfo;
+use super::frame::{FrameInfo, OwnedFrame};
 use super::many::{ImageRef, Many};
-use super::module::Component;
-use super::module::{Module, ModuleId};
+use super::module::{Module, ModuleId, ModuleWithCode};
 use super::pc::StorePc;
-use super::store_code::{ModuleWithCode, StoreCode, StoreCodeMut};
+use super::registered::Registered;
+use super::store_code::{StoreCode, StoreCodeMut};
 use crate::allocate::{self, OutOfMemory};
 use crate::backtrace::Backtrace;
 use crate::handler::trap_code::TrapCode;
 use crate::handler::walk::PcKind;
-use crate::image::{FunctionKey, ModuleIndex};
+use crate::image::ModuleIndex;
 
 /// The modules of one store: keeps them loaded, and says what a program counter of its code stands for.
 ///
-/// ```text
-///  ModuleRegistry
-///    |   |
-///    |   +--- images: the StoreCode, where this store executes it, and through whom it stays loaded:
-///    |                its first Module, or the Component
-///    +------- Modules, by id
-/// ```
-///
-/// An image is registered when its first module is, or its component; from then on the store's code for it has a place,
-/// the engine's or, in a store with guest debugging, a private copy. Modules of the image are registered one by one: a
-/// pc of a module that is not registered stands for nothing yet. What was registered stays until the registry is
-/// dropped.
+/// An image is registered when its first module is, or as a whole; from then on the store's code for it has a place: the
+/// engine's or, in a store with guest debugging, a private copy. Modules of the image are registered one by one: a pc of
+/// a module that is not registered stands for nothing yet. What was registered stays until the registry is dropped.
 ///
 /// Made for stores with one module, where registering and looking up neither allocates nor writes a cache line that
-/// other stores write, and for stores with thousands: code is then found through the process-wide registry, and all
-/// else through hash maps.
+/// other stores write, and for stores with thousands: images are sorted by address and by id, and the modules of an image
+/// have a bit each. Registering a module of an image that is there counts nothing and allocates nothing.
 ///
-/// Nothing here is for signal handlers. They find traps through the process-wide registry, in which all code is.
+/// # Signal safety
+///
+/// Not for handlers: nothing here is. They find traps through the process-wide registry, in which all code is.
 ///
 /// # Examples
 ///
@@ -49,12 +43,11 @@ use crate::image::{FunctionKey, ModuleIndex};
 /// let image = ImageBuilder::new().text([0x90, 0x0f, 0x0b]).function(0..3, Some("stop")).finish()?;
 /// let engine = Engine::new();
 /// let code = EngineCode::new(&engine, Image::parse(&image)?.publish()?)?;
-/// let module = code.module(ModuleIndex::new(0)).unwrap();
 ///
 /// let mut store = ModuleRegistry::new(&engine);
-/// let base = store.store_code_base_or_register(&module)?.unwrap();
+/// let base = store.store_code_base_or_register(code.module(ModuleIndex::new(0)).unwrap())?.unwrap();
 /// let (frame, _) = store.lookup_frame_info(base.as_usize() + 1, PcKind::Interrupted).unwrap();
-/// assert_eq!(frame.function_name(), Some("stop"));
+/// assert_eq!(frame.function().name(), Some("stop"));
 /// assert_eq!(frame.function_offset(), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -69,20 +62,8 @@ pub struct ModuleRegistry {
 enum Held {
     Nothing,
     /// One module, executed where the engine has it, and nothing else: what most stores hold.
-    Solo(Module),
+    Solo(EngineCode, ModuleIndex),
     Many(Box<Many>),
-}
-
-/// Names a module in a store that it was registered in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RegisteredModuleId(ModuleId);
-
-impl RegisteredModuleId {
-    /// The module's name in the process.
-    #[must_use]
-    pub fn compiled_id(self) -> ModuleId {
-        self.0
-    }
 }
 
 impl ModuleRegistry {
@@ -119,101 +100,88 @@ impl ModuleRegistry {
 
     /// Registers `module`, and its image if that is new here.
     ///
-    /// A module that is registered already is not registered again; `module` is dropped, and breakpoints are brought
-    /// into force once more. Amortised O(1) for a module, O(s) more for s signatures if the image is new, and a copy of
-    /// the text if the store debugs.
+    /// If the module is registered already, its breakpoints are brought into force once more. O(log i) for i images if
+    /// the image is there. If it is new, it takes a handle of the image and O(i), a move of 8 bytes for each image; and a
+    /// copy of the text if the store debugs.
     ///
     /// # Errors
     ///
     /// If the module is another engine's, if there is no memory, and, in a store that debugs, if the text cannot be
-    /// copied, registered, or patched. `module` is dropped then.
+    /// copied, registered, or patched. The registry is then as it was before.
     #[inline]
-    pub fn register_module(&mut self, module: Module) -> Result<RegisteredModuleId, StoreError> {
-        let id = RegisteredModuleId(module.id());
-        match self.held {
-            Held::Nothing if !self.private_code && module.engine_code().engine_id() == self.engine => {
-                // Nothing was held, and nothing is dropped.
-                mem::forget(mem::replace(&mut self.held, Held::Solo(module)));
+    pub fn register_module(&mut self, module: Module<'_>) -> Result<(), StoreError> {
+        let (code, index) = (module.engine_code(), module.static_index());
+        // The ways of a store that shares its code; all others are longer.
+        if !self.private_code && code.engine_id() == self.engine {
+            match &mut self.held {
+                Held::Nothing => {
+                    // Nothing was held, and nothing is dropped.
+                    mem::forget(mem::replace(&mut self.held, Held::Solo(code.clone(), index)));
+                    return Ok(());
+                }
+                Held::Many(many) => {
+                    if many.add_to_last(code.id(), index) {
+                        return Ok(());
+                    }
+                }
+                Held::Solo(..) => {}
             }
-            _ => self.register_another(module)?,
         }
-        Ok(id)
+        self.register(code, Some(index))
     }
 
-    #[inline(never)]
-    fn register_another(&mut self, module: Module) -> Result<(), StoreError> {
-        self.check_engine(module.engine_code())?;
-        if let Held::Solo(solo) = &self.held
-            && solo.id() == module.id()
-        {
-            return Ok(());
-        }
-        let private = self.private_code;
-        self.many_mut().map_err(StoreError::no_memory_for(module.engine_code()))?.register_module(module, private)
-    }
-
-    /// Registers the image of `component`, so that the store has its code; its modules are registered one by one,
+    /// Registers the image `code` as a whole, so that the store has its code; its modules are registered one by one,
     /// before or after.
     ///
     /// # Errors
     ///
-    /// As [`register_module`](Self::register_module).
-    pub fn register_component(&mut self, component: Component) -> Result<(), StoreError> {
-        let code = component.engine_code();
+    /// As for [`register_module`](Self::register_module).
+    pub fn register_code(&mut self, code: &EngineCode) -> Result<(), StoreError> {
+        self.register(code, None)
+    }
+
+    #[inline(never)]
+    fn register(&mut self, code: &EngineCode, module: Option<ModuleIndex>) -> Result<(), StoreError> {
         self.check_engine(code)?;
-        if self.image(code).is_some() {
+        if let Held::Solo(solo, only) = &self.held
+            && solo == code
+            && module.is_none_or(|module| module == *only)
+        {
             return Ok(());
         }
         let private = self.private_code;
-        self.many_mut().map_err(StoreError::no_memory_for(code))?.register_component(component, private)
-    }
-
-    /// The module that was registered as `id`, if it is registered here.
-    ///
-    /// O(1).
-    #[must_use]
-    pub fn module_by_id(&self, id: RegisteredModuleId) -> Option<&Module> {
-        self.module_by_compiled_id(id.0)
+        self.many_mut().map_err(StoreError::no_memory_for(code))?.register(code, module, private)
     }
 
     /// The module `id`, if it is registered here.
     ///
-    /// O(1).
+    /// O(log i) for i images.
     #[must_use]
-    pub fn module_by_compiled_id(&self, id: ModuleId) -> Option<&Module> {
-        match &self.held {
-            Held::Solo(solo) => (solo.id() == id).then_some(solo),
-            _ => self.many()?.module(id),
-        }
+    pub fn module(&self, id: ModuleId) -> Option<ModuleWithCode<'_>> {
+        self.image_by_id(id)?.module_by_id(id)
     }
 
-    /// All registered modules, in the order of their registration.
-    pub fn all_modules(&self) -> impl Iterator<Item = &Module> + '_ {
-        self.solo().into_iter().chain(self.many().into_iter().flat_map(Many::modules))
+    /// All registered modules: image by image in the order in which those were registered, and by their index in the
+    /// image.
+    pub fn all_modules(&self) -> impl Iterator<Item = ModuleWithCode<'_>> + '_ {
+        self.images().flat_map(ImageRef::modules)
     }
 
     /// The store's code that `pc` lies in, and the offset of `pc` in its text, in bytes.
     ///
-    /// O(log n).
+    /// O(log i) for i images.
     #[must_use]
-    pub fn store_code_by_pc(&self, pc: usize) -> Option<(&StoreCode, usize)> {
+    pub fn store_code_by_pc(&self, pc: usize) -> Option<(StoreCode<'_>, usize)> {
         self.image_by_pc(pc).map(|(image, offset)| (image.code, offset))
     }
 
     /// The store's code for the image `code`, if that is registered.
     ///
-    /// O(1).
+    /// O(log i) for i images.
     #[must_use]
-    pub fn store_code(&self, code: &EngineCode) -> Option<&StoreCode> {
-        self.image(code).map(|image| image.code)
-    }
-
-    /// Where the store's code for the image `code` begins, if that is registered and has text.
-    ///
-    /// O(1).
-    #[must_use]
-    pub fn store_code_base(&self, code: &EngineCode) -> Option<StorePc> {
-        self.store_code(code)?.base()
+    pub fn store_code(&self, code: &EngineCode) -> Option<StoreCode<'_>> {
+        let image = self.image_by_id(code.id())?;
+        (image.code.engine_code() == code).then_some(image.code)
     }
 
     /// Where the store's code for the image of `module` begins; `None` if it has no text. Registers the module if
@@ -221,49 +189,41 @@ impl ModuleRegistry {
     ///
     /// # Errors
     ///
-    /// As [`register_module`](Self::register_module).
-    pub fn store_code_base_or_register(&mut self, module: &Module) -> Result<Option<StorePc>, StoreError> {
+    /// As for [`register_module`](Self::register_module).
+    pub fn store_code_base_or_register(&mut self, module: Module<'_>) -> Result<Option<StorePc>, StoreError> {
         let code = module.engine_code();
-        if self.image(code).is_none() {
-            self.register_module(module.clone())?;
+        if self.store_code(code).is_none() {
+            self.register_module(module)?;
         }
-        Ok(self.store_code_base(code))
+        Ok(self.store_code(code).and_then(StoreCode::base))
     }
 
     /// The store's code that begins at `base`, to be patched.
     ///
-    /// O(log n).
+    /// O(log i) for i images.
     ///
     /// # Errors
     ///
     /// If no code of the store begins there.
     pub fn store_code_mut(&mut self, base: StorePc) -> Result<StoreCodeMut<'_>, StoreError> {
         let inside = self.store_code_by_pc(base.as_usize()).map(|(code, _)| code.text_range());
-        let code = match &inside {
-            Some(text) if text.start != base => None,
-            // Copies, all of them.
-            _ if self.private_code => {
-                self.held_many().and_then(|many| many.copy_by_base(base)).map(StoreCodeMut::private)
-            }
-            _ => self.store_code_by_pc(base.as_usize()).map(|(code, _)| StoreCodeMut::shared(code)),
+        let starts = inside.as_ref().is_some_and(|text| text.start == base);
+        let code = match &mut self.held {
+            Held::Solo(solo, _) if starts => Some(StoreCodeMut::new(solo, None)),
+            Held::Many(many) if starts => many.code_mut(base),
+            _ => None,
         };
         code.ok_or(StoreError::NotABase { pc: base, inside })
     }
 
     /// The module that the code at `pc` was compiled for: a function that it defines, or the trampoline to one. `None`
-    /// for padding, for trampolines that several modules share, and if the module is not registered.
+    /// for padding, for trampolines that functions share, and if the module is not registered.
     ///
     /// O(log n).
     #[must_use]
-    pub fn lookup_module(&self, pc: usize) -> Option<&Module> {
-        let (image, _) = self.image_by_pc(pc)?;
-        let (function, _) = image.function(pc)?;
-        match function.key() {
-            FunctionKey::Defined { module, .. } | FunctionKey::HostToGuest { module, .. } => {
-                self.module_of(image, module)
-            }
-            _ => None,
-        }
+    pub fn lookup_module(&self, pc: usize) -> Option<ModuleWithCode<'_>> {
+        let (image, offset) = self.image_by_pc(pc)?;
+        image.module(image.code.engine_code().image().functions().by_offset(offset)?.key().module()?)
     }
 
     /// Why the instruction at `pc` traps, if it is a trap site of this store's code.
@@ -272,26 +232,22 @@ impl ModuleRegistry {
     #[must_use]
     pub fn lookup_trap_code(&self, pc: usize) -> Option<TrapCode> {
         let (image, offset) = self.image_by_pc(pc)?;
-        image.engine_code.image().trap_code(offset)
+        image.code.engine_code().image().trap_code(offset)
     }
 
     /// The frame of a backtrace that `pc` stands for, and its module with the store's code for it.
     ///
-    /// `None` if `pc` is not in a function of a registered module: in a trampoline, in padding, in a module of a
-    /// component that is not registered (yet), in other code; or more than 32 bits behind the start of its text.
+    /// `None` if `pc` is not in a function of a registered module: in a trampoline, in padding, in a module that is not
+    /// registered (yet), in other code.
     ///
     /// O(log n).
     #[inline]
     #[must_use]
     pub fn lookup_frame_info(&self, pc: usize, kind: PcKind) -> Option<(FrameInfo<'_>, ModuleWithCode<'_>)> {
-        let pc = kind.instruction(pc);
-        match &self.held {
-            Held::Solo(solo) => {
-                let image = ImageRef::shared(solo.engine_code());
-                image.frame(pc, |index| (solo.static_index() == index).then_some(solo))
-            }
-            _ => self.many()?.frame(pc),
-        }
+        let (image, offset) = self.image_by_pc(kind.instruction(pc))?;
+        let frame = FrameInfo::at(image.code.engine_code(), offset)?;
+        let module = image.module(frame.module().static_index())?;
+        Some((frame, module))
     }
 
     /// What each of [`Backtrace::pcs`] stands for, in their order: see
@@ -299,48 +255,45 @@ impl ModuleRegistry {
     pub fn resolve<'s, const N: usize>(
         &'s self,
         backtrace: &'s Backtrace<N>,
-    ) -> impl Iterator<Item = Option<(FrameInfo<'s>, ModuleWithCode<'s>)>> + 's {
+    ) -> impl ExactSizeIterator<Item = Option<(FrameInfo<'s>, ModuleWithCode<'s>)>> + 's {
         backtrace.pcs().map(|(pc, kind)| self.lookup_frame_info(pc, kind))
     }
 
-    /// Where guest code of the image that `pc` lies in enters to call host functions of type `signature`.
+    /// The same, to be kept after the store is gone: in an error, for instance.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for the list.
+    pub fn resolve_owned<const N: usize>(
+        &self,
+        backtrace: &Backtrace<N>,
+    ) -> Result<Vec<Option<OwnedFrame>>, TryReserveError> {
+        let mut frames = Vec::new();
+        frames.try_reserve_exact(backtrace.len())?;
+        frames.extend(self.resolve(backtrace).map(|frame| Some(frame?.0.into_owned())));
+        Ok(frames)
+    }
+
+    /// The trampoline of the image that `pc` lies in that leads in `direction` for functions of type `signature`.
     ///
     /// O(log n).
     #[must_use]
-    pub fn lookup_trampoline(&self, pc: usize, signature: SignatureId) -> Option<StorePc> {
-        trampoline(self.image_by_pc(pc)?.0, signature)
+    pub fn lookup_trampoline(&self, pc: usize, direction: Direction, signature: SignatureId) -> Option<StorePc> {
+        self.image_by_pc(pc)?.0.trampoline(direction, signature)
     }
 
-    /// Where guest code enters to call host functions of type `signature`: a trampoline of any registered image, be it
-    /// through a module or as a component.
+    /// A trampoline that leads in `direction` for functions of type `signature`: that of the image with one that was
+    /// registered first.
     ///
-    /// O(log n).
+    /// O(i log s) for i images with s such trampolines each.
     #[must_use]
-    pub fn guest_to_host_trampoline(&self, signature: SignatureId) -> Option<StorePc> {
-        let image = match &self.held {
-            Held::Solo(solo) => ImageRef::shared(solo.engine_code()),
-            _ => self.many()?.image_by_signature(signature)?,
-        };
-        trampoline(image, signature)
+    pub fn trampoline(&self, direction: Direction, signature: SignatureId) -> Option<StorePc> {
+        self.images().find_map(|image| image.trampoline(direction, signature))
     }
 
-    /// `module`, if registered, with the store's code for it.
-    ///
-    /// O(1).
-    #[must_use]
-    pub fn module_with_code(&self, id: RegisteredModuleId) -> Option<ModuleWithCode<'_>> {
-        let module = self.module_by_id(id)?;
-        Some(ModuleWithCode::new(module, self.store_code(module.engine_code())?))
-    }
-
-    fn codes(&self) -> impl Iterator<Item = &StoreCode> {
-        let solo = self.solo().map(|solo| solo.engine_code().shared());
-        solo.into_iter().chain(self.many().into_iter().flat_map(Many::codes))
-    }
-
-    fn solo(&self) -> Option<&Module> {
+    fn solo(&self) -> Option<ImageRef<'_>> {
         match &self.held {
-            Held::Solo(solo) => Some(solo),
+            Held::Solo(code, module) => Some(ImageRef::solo(code, *module)),
             _ => None,
         }
     }
@@ -364,11 +317,13 @@ impl ModuleRegistry {
     pub(super) fn many_mut(&mut self) -> Result<&mut Many, OutOfMemory> {
         if !matches!(self.held, Held::Many(_)) {
             let mut many = allocate::boxed(Many::new())?;
-            if let Held::Solo(solo) = &self.held {
-                many.reserve(solo.engine_code())?;
-            }
-            if let Held::Solo(solo) = mem::replace(&mut self.held, Held::Nothing) {
-                many.adopt(solo);
+            let registered = match &self.held {
+                Held::Solo(code, module) => Some(Registered::new(code.module_count(), Some(*module))?),
+                _ => None,
+            };
+            many.reserve()?;
+            if let (Held::Solo(code, _), Some(registered)) = (mem::replace(&mut self.held, Held::Nothing), registered) {
+                many.insert(code, None, registered);
             }
             self.held = Held::Many(many);
         }
@@ -378,24 +333,24 @@ impl ModuleRegistry {
         }
     }
 
-    fn image(&self, code: &EngineCode) -> Option<ImageRef<'_>> {
-        match &self.held {
-            Held::Solo(solo) => (solo.engine_code() == code).then(|| ImageRef::shared(solo.engine_code())),
-            _ => self.many()?.image(code.id()),
-        }
+    fn images(&self) -> impl Iterator<Item = ImageRef<'_>> {
+        self.solo().into_iter().chain(self.many().into_iter().flat_map(Many::images))
     }
 
+    /// The image that `id` names or a module of which it names, or, if that is not here, perhaps another one.
+    fn image_by_id(&self, id: ModuleId) -> Option<ImageRef<'_>> {
+        self.solo().or_else(|| self.many()?.image_by_id(id))
+    }
+
+    /// The image that `pc` lies in, and the offset in its text.
+    #[inline]
     fn image_by_pc(&self, pc: usize) -> Option<(ImageRef<'_>, usize)> {
+        let pc = StorePc::new(pc);
         let image = match &self.held {
-            Held::Solo(solo) => ImageRef::shared(solo.engine_code()),
+            Held::Solo(code, module) => ImageRef::solo(code, *module),
             _ => self.many()?.image_by_pc(pc)?,
         };
-        Some((image, StorePc::new(pc).offset_in(&image.code.text_range())?))
-    }
-
-    /// The module at `index` of the image, if it is registered.
-    fn module_of(&self, image: ImageRef<'_>, index: ModuleIndex) -> Option<&Module> {
-        self.module_by_compiled_id(image.engine_code.id().module(index))
+        Some((image, pc.offset_in(&image.code.text_range())?))
     }
 
     pub(super) fn check_engine(&self, code: &EngineCode) -> Result<(), StoreError> {
@@ -407,16 +362,12 @@ impl ModuleRegistry {
     }
 }
 
-fn trampoline(image: ImageRef<'_>, signature: SignatureId) -> Option<StorePc> {
-    image.code.pc(image.engine_code.guest_to_host_offset(signature)?)
-}
-
 impl fmt::Debug for ModuleRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModuleRegistry")
             .field("engine", &self.engine)
-            .field("code", &self.codes().collect::<Vec<_>>())
-            .field("modules", &self.all_modules().map(Module::id).collect::<Vec<_>>())
+            .field("code", &self.images().map(|image| image.code).collect::<Vec<_>>())
+            .field("modules", &self.all_modules().map(|module| module.id()).collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }

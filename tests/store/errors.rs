@@ -1,8 +1,9 @@
 //! What is refused, and that nothing changes then.
 
+use crate::base_of;
 use crate::compile::load;
 use trapline::image::{Image, ImageBuilder, ModuleIndex};
-use trapline::store::{Component, Engine, EngineCode, LoadError, ModuleRegistry, StoreError, StorePc};
+use trapline::store::{Engine, EngineCode, LoadError, ModuleRegistry, StoreError, StorePc};
 
 fn small() -> Vec<u8> {
     ImageBuilder::new().text([0x90; 32]).function(0..32, Some("f")).finish().unwrap()
@@ -16,9 +17,9 @@ fn code_of_another_engine_is_refused_by_name_and_the_store_stays_as_it_was() {
     store.register_module(mine.module(ModuleIndex::new(0)).unwrap()).unwrap();
     let module = foreign.module(ModuleIndex::new(0)).unwrap();
     for error in [
-        store.register_module(module.clone()).unwrap_err(),
-        store.register_component(Component::new(foreign.clone())).unwrap_err(),
-        store.store_code_base_or_register(&module).unwrap_err(),
+        store.register_module(module).unwrap_err(),
+        store.register_code(&foreign).unwrap_err(),
+        store.store_code_base_or_register(module).unwrap_err(),
     ] {
         let StoreError::ForeignEngine { text, code, store } = &error else { panic!("{error:?}") };
         assert_eq!((text, *code, *store), (&foreign.text_range(), theirs.id(), ours.id()));
@@ -61,8 +62,8 @@ fn an_address_that_is_no_base_is_an_error_that_names_what_it_is_in() {
         store.register_module(code.module(ModuleIndex::new(0)).unwrap()).unwrap();
     }
     for code in &codes {
-        let base = store.store_code_base(code).unwrap();
-        assert_eq!(store.store_code_mut(base).unwrap().base(), Some(base));
+        let base = base_of(&store, code);
+        assert_eq!(store.store_code_mut(base).unwrap().store_code().base(), Some(base));
         for off in [1, 31] {
             let pc = StorePc::new(base.as_usize() + off);
             let Err(StoreError::NotABase { pc: named, inside: Some(text) }) = store.store_code_mut(pc) else {
@@ -76,22 +77,22 @@ fn an_address_that_is_no_base_is_an_error_that_names_what_it_is_in() {
 }
 
 #[test]
-fn registering_again_changes_nothing_and_drops_what_was_passed() {
+fn registering_again_changes_nothing() {
     let engine = Engine::new();
     let code = load(&engine, &small());
     let module = code.module(ModuleIndex::new(0)).unwrap();
     let mut store = ModuleRegistry::new(&engine);
-    let id = store.register_module(module.clone()).unwrap();
+    store.register_module(module).unwrap();
     for _ in 0..3 {
-        assert_eq!(store.register_module(module.clone()).unwrap(), id);
-        store.register_component(Component::new(code.clone())).unwrap();
-        assert_eq!(store.store_code_base_or_register(&module).unwrap(), store.store_code_base(&code));
+        store.register_module(module).unwrap();
+        store.register_code(&code).unwrap();
+        assert_eq!(store.store_code_base_or_register(module).unwrap(), Some(base_of(&store, &code)));
     }
     assert_eq!(store.all_modules().count(), 1);
-    assert_eq!(id.compiled_id(), module.id());
+    assert_eq!(store.module(module.id()).unwrap().module(), module);
     let pc = code.text_range().start.as_usize();
     let id_at_pc = || trapline::process::with(pc, |found| found.id());
-    drop((code, module));
+    drop(code);
     assert!(store.lookup_module(pc).is_some());
     let id = id_at_pc();
     assert!(id.is_some());

@@ -42,7 +42,7 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
     for debugging in [false, true] {
         let mut store =
             if debugging { ModuleRegistry::with_guest_debugging(&engine) } else { ModuleRegistry::new(&engine) };
-        let base = store.store_code_base_or_register(&module).unwrap().unwrap().as_usize();
+        let base = store.store_code_base_or_register(module).unwrap().unwrap().as_usize();
         assert_eq!(base != code.text_range().start.as_usize(), debugging);
         let len = code.image().text().len();
         let mut named = 0;
@@ -60,9 +60,9 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
             assert_eq!(store.store_code_by_pc(pc).map(|(_, at)| at as i64), inside.then_some(offset));
             if let (Some((frame, with_code)), Some(function)) = (found, expected) {
                 let start = layout[function].1.start;
-                assert_eq!(frame.function_name(), Some(ARITHMETIC[function].0));
+                assert_eq!(frame.function().name(), Some(ARITHMETIC[function].0));
                 assert_eq!(frame.text_offset(), offset as usize);
-                assert_eq!(frame.function_offset(), offset as usize - start);
+                assert_eq!(frame.function_offset(), offset as usize - start as usize);
                 assert_eq!(frame.module().id(), module.id());
                 assert_eq!(with_code.store_code().is_private(), debugging);
                 assert_eq!(with_code.store_code().base().unwrap().as_usize(), base);

@@ -114,7 +114,12 @@ impl Blueprint {
         match random.below(10) {
             0 if self.signatures.is_empty() => None,
             0 => {
-                Some(FunctionKey::GuestToHost { signature: SignatureIndex::new(index % self.signatures.len() as u32) })
+                let signature = SignatureIndex::new(index % self.signatures.len() as u32);
+                Some(if random.once_in(2) {
+                    FunctionKey::GuestToHost { signature }
+                } else {
+                    FunctionKey::HostToGuestBySignature { signature }
+                })
             }
             2 if index.is_multiple_of(2) => Some(FunctionKey::Builtin { index }),
             2 => Some(FunctionKey::Adapter { index }),

@@ -3,7 +3,9 @@
 use crate::image::Blueprint;
 use std::ops::Range;
 use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex, SignatureIndex};
-use trapline::store::{Component, EngineCode, EngineId, Module, ModuleId, SignatureId};
+use trapline::store::{Direction, EngineCode, EngineId, Module, ModuleId, SignatureId};
+
+pub const DIRECTIONS: [Direction; 2] = [Direction::HostToGuest, Direction::GuestToHost];
 
 /// Holds nothing alive.
 #[derive(Debug)]
@@ -26,38 +28,44 @@ impl Loaded {
         assert_eq!(code.modules().len(), image.modules.len());
         assert!(code.module(ModuleIndex::new(image.modules.len() as u32)).is_none());
         for (index, module) in code.modules().enumerate() {
-            check_module(&image, index as u32, &module);
+            check_module(&image, index as u32, module);
         }
         let signatures: Vec<_> =
             (0..).map_while(|index| code.signature_id(SignatureIndex::new(index))).take(1 << 20).collect();
         assert_eq!(signatures.len(), image.signatures.len());
         let loaded = Loaded {
             engine: code.engine().id(),
-            id: Component::new(code.clone()).id(),
+            id: code.id(),
             text,
             modules: code.modules().map(|module| module.id()).collect(),
             signatures,
             image,
         };
         for &signature in &loaded.signatures {
-            let found = code.guest_to_host_trampoline(signature).map(|pc| pc.as_usize());
-            assert_eq!(found, loaded.trampoline(signature).map(|offset| loaded.text.start + offset));
+            for direction in DIRECTIONS {
+                let found = code.trampoline(direction, signature).map(|pc| pc.as_usize());
+                assert_eq!(found, loaded.trampoline(direction, signature).map(|offset| loaded.text.start + offset));
+            }
         }
         loaded
     }
 
-    /// The offset of the trampoline to host functions of type `signature`.
-    pub fn trampoline(&self, signature: SignatureId) -> Option<usize> {
+    /// The offset of the trampoline that leads in `direction` for functions of type `signature`.
+    pub fn trampoline(&self, direction: Direction, signature: SignatureId) -> Option<usize> {
         let index = self.signatures.iter().position(|id| *id == signature)? as u32;
-        let key = FunctionKey::GuestToHost { signature: SignatureIndex::new(index) };
+        let signature = SignatureIndex::new(index);
+        let key = match direction {
+            Direction::HostToGuest => FunctionKey::HostToGuestBySignature { signature },
+            Direction::GuestToHost => FunctionKey::GuestToHost { signature },
+        };
         Some(self.image.function(key)?.range.start)
     }
 }
 
-fn check_module(image: &Blueprint, index: u32, module: &Module) {
+fn check_module(image: &Blueprint, index: u32, module: Module<'_>) {
     let description = &image.modules[index as usize];
     assert_eq!(module.static_index(), ModuleIndex::new(index));
-    assert_eq!(module.name(), description.name.as_deref());
+    assert_eq!(module.info().name(), description.name.as_deref());
     assert_eq!(module.info().imported_functions(), description.imported_functions);
     let module_index = ModuleIndex::new(index);
     for function in (0..13).map(DefinedFunctionIndex::new) {

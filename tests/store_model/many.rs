@@ -8,7 +8,7 @@ use crate::twin::Twin;
 use std::sync::Arc;
 use trapline::image::ModuleIndex;
 use trapline::process;
-use trapline::store::{Component, Engine, EngineCode, Module};
+use trapline::store::{Engine, EngineCode};
 
 const MODULES: usize = 10_000;
 
@@ -33,37 +33,34 @@ fn load_all(engine: &Engine, random: &mut Random) -> Vec<(Arc<Loaded>, EngineCod
     all
 }
 
-/// Some of the components as a whole, all modules, in an order of their own.
+/// Some of the images as a whole, all modules, in an order of their own.
 fn fill(store: &mut Twin, all: &[(Arc<Loaded>, EngineCode)], random: &mut Random) {
-    let mut parts: Vec<(&Arc<Loaded>, Result<Module, Component>)> = Vec::new();
+    let mut parts = Vec::new();
     for (loaded, code) in all {
-        parts.extend(code.modules().map(|module| (loaded, Ok(module))));
+        parts.extend(code.modules().map(|module| (loaded, code, Some(module))));
         if random.once_in(3) {
-            parts.push((loaded, Err(Component::new(code.clone()))));
+            parts.push((loaded, code, None));
         }
     }
     random.shuffle(&mut parts);
-    for (loaded, part) in parts {
-        match part {
-            Ok(module) => store.register_module(loaded, module),
-            Err(component) => store.register_component(loaded, component),
+    for (loaded, code, module) in parts {
+        match module {
+            Some(module) => store.register_module(loaded, module),
+            None => store.register_code(loaded, code),
         }
     }
 }
 
 fn check_everywhere(store: &Twin, random: &mut Random) {
     let mut found = 0;
-    for (n, placed) in store.model.images.iter().enumerate() {
+    for placed in &store.model.images {
         let image = &placed.loaded.image;
         let signature = random.pick(&placed.loaded.signatures);
         for pc in [0, image.text.len(), image.offset(random)].map(|offset| placed.base.wrapping_add(offset)) {
             store.check_pc(pc, signature.map_or(&[], std::slice::from_ref));
             found += usize::from(store.real.lookup_module(pc).is_some());
         }
-        // The ids come in the order of registration: no need to look at all of them every time.
-        let ids = store.ids.iter().copied().filter(|id| placed.loaded.modules.contains(&id.compiled_id()));
-        let ids: Vec<_> = if n % 50 == 0 { ids.collect() } else { Vec::new() };
-        store.check_ids(&placed.loaded, &ids);
+        store.check_ids(&placed.loaded);
     }
     assert!(found > store.model.images.len() / 4, "few pcs were of a module");
 }

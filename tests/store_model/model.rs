@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
-use trapline::store::{EngineId, ModuleId, SignatureId};
+use trapline::store::{Direction, EngineId, ModuleId, SignatureId};
 use trapline::{PcKind, TrapCode};
 
 pub struct Store {
@@ -236,15 +236,20 @@ impl Store {
         trap(&placed.loaded.image.text, offset)
     }
 
-    pub fn trampoline_at(&self, pc: usize, signature: SignatureId) -> Option<usize> {
+    pub fn trampoline_at(&self, pc: usize, direction: Direction, signature: SignatureId) -> Option<usize> {
         let (placed, _) = self.image_at(pc)?;
-        Some(placed.base + placed.loaded.trampoline(signature)?)
+        Some(placed.base + placed.loaded.trampoline(direction, signature)?)
     }
 
-    /// Every trampoline of that type. The first is of the image that was registered first.
-    pub fn trampolines(&self, signature: SignatureId) -> Vec<usize> {
-        let of = |placed: &Placed| Some(placed.base + placed.loaded.trampoline(signature)?);
-        self.images.iter().filter_map(of).collect()
+    /// That of the image that was registered first.
+    pub fn trampoline(&self, direction: Direction, signature: SignatureId) -> Option<usize> {
+        self.images.iter().find_map(|placed| Some(placed.base + placed.loaded.trampoline(direction, signature)?))
+    }
+
+    /// Every registered module: image by image in the order in which those were registered.
+    pub fn modules_in_order(&self) -> Vec<ModuleId> {
+        let all = self.images.iter().flat_map(|placed| placed.loaded.modules.iter().copied());
+        all.filter(|id| self.has_module(*id)).collect()
     }
 
     pub fn frame_at(&self, pc: usize, kind: PcKind) -> Option<Frame> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use trapline::PcKind;
 use trapline::image::ModuleIndex;
-use trapline::store::{Component, Engine, EngineCode, ModuleRegistry, StorePc};
+use trapline::store::{Direction, Engine, EngineCode, ModuleRegistry, StorePc};
 
 fn load(engine: &Engine, random: &mut Random, serial: u64) -> (Arc<Loaded>, EngineCode) {
     let image = Blueprint::of(random, serial, b"", 2, 20, 300);
@@ -40,27 +40,24 @@ fn a_store_with_one_shared_module_allocates_and_frees_nothing() {
     let (loaded, code) = load(&engine, random, 0);
     let module = code.module(ModuleIndex::new(1)).unwrap();
     let pc = loaded.text.start;
-    let run = |module| {
+    let costs = second_time(|| {
         let mut store = ModuleRegistry::new(&engine);
-        let id = store.register_module(module).unwrap();
-        assert!(store.module_by_id(id).is_some());
+        store.register_module(module).unwrap();
+        assert!(store.module(module.id()).is_some());
         assert!(store.store_code_by_pc(pc).is_some());
-    };
-    let cloned = module.clone();
-    let ((), allocations, frees) = counted(|| run(cloned));
-    assert_eq!((allocations, frees), (0, 0), "cloned beforehand");
-    assert_eq!(second_time(|| run(module.clone())), (0, 0), "cloned by this thread");
+    });
+    assert_eq!(costs, (0, 0));
     let again = second_time(|| {
         let mut store = ModuleRegistry::new(&engine);
-        store.store_code_base_or_register(&module).unwrap();
-        store.register_module(module.clone()).unwrap();
-        store.register_component(Component::new(code.clone())).unwrap();
+        store.store_code_base_or_register(module).unwrap();
+        store.register_module(module).unwrap();
+        store.register_code(&code).unwrap();
     });
-    assert_eq!(again, (0, 0), "registered again, and as a component");
+    assert_eq!(again, (0, 0), "registered again, and as a whole");
 }
 
 #[test]
-fn other_threads_that_clone_a_module_allocate_once_and_then_no_more() {
+fn other_threads_that_register_a_module_allocate_once_and_then_no_more() {
     let _alone = alone();
     let random = &mut Random::new(2);
     let engine = Engine::new();
@@ -71,36 +68,27 @@ fn other_threads_that_clone_a_module_allocate_once_and_then_no_more() {
             scope.spawn(|| {
                 let costs = second_time(|| {
                     let mut store = ModuleRegistry::new(&engine);
-                    store.register_module(module.clone()).unwrap();
+                    store.register_module(module).unwrap();
                 });
                 assert_eq!(costs, (0, 0));
-                assert!(module.clone().engine_code() == &code, "the same code, whoever counts");
+                assert!(code.clone() == code, "the same code, whoever counts");
             });
         });
     }
 }
 
 #[test]
-fn handles_made_by_another_thread_are_registered_without_another_allocation() {
+fn registering_another_module_of_an_image_that_is_there_allocates_nothing() {
     let _alone = alone();
     let random = &mut Random::new(4);
     let engine = Engine::new();
-    let (_, code) = load(&engine, random, 0);
-    let handles = || (code.module(ModuleIndex::new(0)).unwrap(), Component::new(code.clone()));
-    let register = |(module, component)| {
-        let ((), allocations, _) = counted(|| {
-            let mut store = ModuleRegistry::new(&engine);
-            store.register_component(component).unwrap();
-            store.register_module(module).unwrap();
-        });
-        allocations
-    };
-    register(handles());
-    let usual = register(handles());
-    for _ in 0..8 {
-        let made = thread::scope(|scope| scope.spawn(handles).join().unwrap());
-        assert_eq!(register(made), usual);
-    }
+    let image = Blueprint::of(random, 0, b"", 200, 100, 2_000);
+    let code = EngineCode::new(&engine, image.image()).unwrap();
+    let mut store = ModuleRegistry::new(&engine);
+    store.register_code(&code).unwrap();
+    let (_, allocations, frees) = counted(|| code.modules().for_each(|module| store.register_module(module).unwrap()));
+    assert_eq!((allocations, frees), (0, 0));
+    assert_eq!(store.all_modules().count(), 200);
 }
 
 #[test]
@@ -125,14 +113,14 @@ fn lookups_in_stores_of_any_size_allocate_and_free_nothing() {
                     found[1] += usize::from(store.lookup_module(pc).is_some());
                     found[2] += usize::from(store.lookup_trap_code(pc).is_some());
                     found[3] += usize::from(store.store_code_by_pc(pc).is_some());
-                    found[4] += usize::from(signature.is_some_and(|id| store.lookup_trampoline(pc, *id).is_some()));
+                    let trampoline = signature.and_then(|id| store.lookup_trampoline(pc, Direction::GuestToHost, *id));
+                    found[4] += usize::from(trampoline.is_some());
                 }
-                let any = placed.loaded.signatures.iter().filter_map(|id| store.guest_to_host_trampoline(*id));
-                found[5] += any.count();
+                let any = |id: &_| store.trampoline(Direction::GuestToHost, *id);
+                found[5] += placed.loaded.signatures.iter().filter_map(any).count();
             }
-            found[6] += store.all_modules().filter(|module| store.module_by_compiled_id(module.id()).is_some()).count();
-            found[7] +=
-                store.all_modules().filter(|module| store.store_code_base(module.engine_code()).is_some()).count();
+            found[6] += store.all_modules().filter(|module| store.module(module.id()).is_some()).count();
+            found[7] += store.all_modules().filter(|module| store.store_code(module.engine_code()).is_some()).count();
         };
         let ((), allocations, frees) = counted(&mut look);
         assert_eq!((allocations, frees), (0, 0), "{count} images, debugging: {debugging}");

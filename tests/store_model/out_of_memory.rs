@@ -10,15 +10,15 @@ use crate::{alone, image};
 use std::sync::Arc;
 use std::thread;
 use trapline::image::{DefinedFunctionIndex, FunctionKey, ModuleIndex};
-use trapline::store::{BreakpointError, Component, Engine, EngineCode, LoadError, Module, StoreError};
-use trapline::{RegisterError, process};
+use trapline::store::{BreakpointError, Engine, EngineCode, LoadError, Module, ModuleRegistry, StoreError};
+use trapline::{Backtrace, PcKind, RegisterError, Registers, process};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Operation {
     Load,
     RegisterModule,
     RegisterAnotherModule,
-    RegisterComponent,
+    RegisterCode,
     SetBreakpoint,
 }
 
@@ -29,6 +29,8 @@ struct Scene {
     debugging: bool,
     /// How many images the engine has, and the store.
     images: usize,
+    /// How many the new image has.
+    modules: usize,
     functions: usize,
 }
 
@@ -60,18 +62,18 @@ impl Stage {
         self.store.check_lists(&types);
         self.store.check_some(random, 50, &types);
         self.store.check_texts();
-        self.all.iter().for_each(|(loaded, _)| self.store.check_ids(loaded, &self.store.ids));
+        self.all.iter().for_each(|(loaded, _)| self.store.check_ids(loaded));
     }
 }
 
-fn module(code: &EngineCode, index: u32) -> Module {
+fn module(code: &EngineCode, index: u32) -> Module<'_> {
     code.module(ModuleIndex::new(index)).unwrap()
 }
 
 /// A new image with trampolines, patches and types of its own.
-fn rich(random: &mut Random, functions: usize) -> Blueprint {
+fn rich(random: &mut Random, modules: usize, functions: usize) -> Blueprint {
     loop {
-        let image = Blueprint::of(random, 1_000, b"", 4, functions, 40 * functions);
+        let image = Blueprint::of(random, 1_000, b"", modules, functions, 40 * functions);
         let trampolines =
             image.functions.iter().filter(|function| matches!(function.key, FunctionKey::GuestToHost { .. }));
         if trampolines.count() > 1 && breakpoint(&image).is_some() {
@@ -96,7 +98,7 @@ fn breakpoint(image: &Blueprint) -> Option<DefinedFunctionIndex> {
 fn perform(scene: Scene, allocations: usize) -> bool {
     let random = &mut Random::new(scene.images as u64);
     let mut stage = Stage::set(scene, random);
-    let image = rich(random, scene.functions);
+    let image = rich(random, scene.modules, scene.functions);
     if scene.operation == Operation::Load {
         return load(&stage, image, allocations, random);
     }
@@ -110,7 +112,7 @@ fn perform(scene: Scene, allocations: usize) -> bool {
             // A breakpoint of each module that was there before; `code` is another.
             for (other, code) in stage.all.clone() {
                 if let Some(function) = breakpoint(&other.image) {
-                    stage.store.set_breakpoint(&other, &module(&code, 1), function, 0);
+                    stage.store.set_breakpoint(&other, module(&code, 1), function, 0);
                 }
             }
         }
@@ -118,15 +120,15 @@ fn perform(scene: Scene, allocations: usize) -> bool {
     }
     stage.all.push((Arc::clone(&loaded), code.clone()));
     let live = process::stats().live_ranges;
-    let (one, component) = (module(&code, 1), Component::new(code.clone()));
+    let one = module(&code, 1);
     let real = &mut stage.store.real;
     let result = with_allocations(allocations, || match scene.operation {
-        Operation::RegisterComponent => real.register_component(component).map_err(refused),
+        Operation::RegisterCode => real.register_code(&code).map_err(refused),
         Operation::SetBreakpoint => {
-            let set = real.set_breakpoint(&one, function, 0);
+            let set = real.set_breakpoint(one, function, 0);
             set.map(|_| ()).map_err(|error| matches!(error, BreakpointError::OutOfMemory { bytes: 1.. }))
         }
-        _ => real.register_module(one).map(|_| ()).map_err(refused),
+        _ => real.register_module(one).map_err(refused),
     });
     let was_refused = match result {
         Ok(()) => {
@@ -142,8 +144,8 @@ fn perform(scene: Scene, allocations: usize) -> bool {
         }
     };
     match scene.operation {
-        Operation::RegisterComponent => stage.store.register_component(&loaded, Component::new(code.clone())),
-        Operation::SetBreakpoint if was_refused => stage.store.set_breakpoint(&loaded, &module(&code, 1), function, 0),
+        Operation::RegisterCode => stage.store.register_code(&loaded, &code),
+        Operation::SetBreakpoint if was_refused => stage.store.set_breakpoint(&loaded, module(&code, 1), function, 0),
         Operation::SetBreakpoint => {
             stage.store.real.clear_breakpoint(module(&code, 1).id(), function, 0).unwrap();
         }
@@ -214,10 +216,10 @@ fn end(stage: Stage, code: EngineCode) {
 /// Plays scenes with little and with much in them, each with one allocation, two, three and so on until none is refused.
 /// Returns how many were refused.
 fn every_allocation_fails(operation: Operation, debugging: bool) -> usize {
-    // Images at which lists and maps are full, or just grown.
-    let scenes = [(0, 12), (1, 12), (8, 40), (16, 40), (28, 40)];
-    let refused = scenes.map(|(images, functions)| {
-        let scene = Scene { operation, debugging, images, functions };
+    // Images at which lists are full, or just grown; modules that have their bits in the list, or apart.
+    let scenes = [(0, 70, 40), (1, 70, 40), (8, 4, 40), (16, 70, 40), (28, 4, 12)];
+    let refused = scenes.map(|(images, modules, functions)| {
+        let scene = Scene { operation, debugging, images, modules, functions };
         // What the process and the thread keep for good is there after the first time.
         perform(scene, usize::MAX);
         let refused = |allocations: &usize| {
@@ -243,7 +245,7 @@ fn loading_an_image_without_memory_changes_nothing() {
 #[test]
 fn loading_code_in_an_arc_of_its_owners_without_memory_changes_nothing() {
     let _alone = alone();
-    let memory = Arc::new(rich(&mut Random::new(3), 12).image());
+    let memory = Arc::new(rich(&mut Random::new(3), 4, 12).image());
     let engine = Engine::new();
     drop(EngineCode::new(&engine, Arc::clone(&memory)).unwrap());
     let load = || EngineCode::new(&engine, Arc::clone(&memory));
@@ -252,9 +254,42 @@ fn loading_code_in_an_arc_of_its_owners_without_memory_changes_nothing() {
 }
 
 #[test]
+fn data_of_code_that_is_not_loaded_for_want_of_memory_is_dropped() {
+    let _alone = alone();
+    let image = Arc::new(rich(&mut Random::new(3), 4, 12).image());
+    let (engine, data) = (Engine::new(), Arc::new([7_u8; 100]));
+    drop(EngineCode::new(&engine, Arc::clone(&image)).unwrap());
+    let load = || EngineCode::with_data(&engine, Arc::clone(&image), Arc::clone(&data));
+    assert!(crate::allocator::every_allocation_fails(load, load_refused) > 9);
+    assert_eq!((Arc::strong_count(&data), Arc::strong_count(&image), process::stats().live_ranges), (1, 1, 0));
+}
+
+#[test]
+fn a_backtrace_is_kept_or_refused_by_what_memory_there_is() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let code = EngineCode::new(&engine, rich(&mut Random::new(3), 4, 12).image()).unwrap();
+    let mut store = ModuleRegistry::new(&engine);
+    code.modules().for_each(|module| store.register_module(module).unwrap());
+    let defined = code.image().functions().iter().find(|function| function.key().is_defined()).unwrap();
+    let pc = code.text_range().start.as_usize() + defined.range().start;
+    let mut backtrace: Backtrace = Backtrace::new();
+    // SAFETY: nothing is read from a stack that is empty.
+    unsafe { backtrace.walk(Registers::new(pc, 0, 0), 0) };
+    assert_eq!(backtrace.len(), 1);
+    let resolve = || store.resolve_owned(&backtrace);
+    assert_eq!(crate::allocator::every_allocation_fails(resolve, |_| true), 1);
+    let frames = resolve().unwrap();
+    let (frame, _) = store.lookup_frame_info(pc, PcKind::Interrupted).unwrap();
+    assert_eq!(frames[0].as_ref().unwrap().to_string(), frame.to_string());
+    drop((frames, store, code));
+    assert_eq!(process::stats().live_ranges, 0);
+}
+
+#[test]
 fn registering_code_without_memory_changes_nothing() {
     let _alone = alone();
-    let memory = Arc::new(rich(&mut Random::new(3), 12).image());
+    let memory = Arc::new(rich(&mut Random::new(3), 4, 12).image());
     drop(process::register(Arc::clone(&memory)).unwrap());
     process::reclaim();
     let register = || process::register(Arc::clone(&memory));
@@ -287,16 +322,16 @@ fn registering_a_module_without_memory_changes_nothing() {
 #[test]
 fn registering_another_module_without_memory_changes_nothing() {
     let _alone = alone();
-    // A store that shares its code begins its lists with this one; the lists of one that debugs have room.
+    // A store that shares its code begins its list with this one; that of one that debugs has the image.
     assert!(every_allocation_fails(Operation::RegisterAnotherModule, false) > 2);
-    every_allocation_fails(Operation::RegisterAnotherModule, true);
+    assert_eq!(every_allocation_fails(Operation::RegisterAnotherModule, true), 0);
 }
 
 #[test]
-fn registering_a_component_without_memory_changes_nothing() {
+fn registering_an_image_without_memory_changes_nothing() {
     let _alone = alone();
-    assert!(every_allocation_fails(Operation::RegisterComponent, false) > 5);
-    assert!(every_allocation_fails(Operation::RegisterComponent, true) > 15);
+    assert!(every_allocation_fails(Operation::RegisterCode, false) > 5);
+    assert!(every_allocation_fails(Operation::RegisterCode, true) > 15);
 }
 
 #[test]
@@ -306,23 +341,22 @@ fn setting_a_breakpoint_without_memory_changes_nothing() {
 }
 
 #[test]
-fn a_module_is_cloned_without_memory_by_any_thread() {
+fn a_handle_is_cloned_without_memory_by_any_thread() {
     let _alone = alone();
     let engine = Engine::new();
-    let code = EngineCode::new(&engine, rich(&mut Random::new(3), 12).image()).unwrap();
-    let module = module(&code, 0);
+    let code = EngineCode::new(&engine, rich(&mut Random::new(3), 4, 12).image()).unwrap();
     thread::scope(|scope| {
         // Far from the first lane, and from each other.
         for _ in 0..16 {
             scope.spawn(|| {
                 for allocations in 0..3 {
-                    let clones = with_allocations(allocations, || [module.clone(), module.clone()]);
-                    assert!(clones.iter().all(|clone| *clone == module));
+                    let clones = with_allocations(allocations, || [code.clone(), code.clone()]);
+                    assert!(clones.iter().all(|clone| *clone == code));
                     with_allocations(0, || drop(clones));
                 }
             });
         }
     });
-    drop((module, code));
+    drop(code);
     assert_eq!(process::stats().live_ranges, 0);
 }

@@ -8,24 +8,7 @@ use crate::twin::Twin;
 use std::sync::{Arc, Weak};
 use trapline::image::{DefinedFunctionIndex, FunctionKey, Image, ModuleIndex};
 use trapline::process;
-use trapline::store::{Component, Engine, EngineCode, LoadError, Module, RegisteredModuleId, SignatureId};
-
-/// What keeps an image loaded, besides stores.
-enum Handle {
-    Code(EngineCode),
-    Module(Module),
-    Component(Component),
-}
-
-impl Handle {
-    fn code(&self) -> &EngineCode {
-        match self {
-            Handle::Code(code) => code,
-            Handle::Module(module) => module.engine_code(),
-            Handle::Component(component) => component.engine_code(),
-        }
-    }
-}
+use trapline::store::{Engine, EngineCode, LoadError, Module, SignatureId};
 
 const CONFIGURATIONS: [&str; 2] = ["", "fuel"];
 
@@ -34,10 +17,9 @@ struct World {
     engines: Vec<Engine>,
     /// All that were ever loaded.
     loaded: Vec<Arc<Loaded>>,
-    handles: Vec<(Arc<Loaded>, Handle)>,
+    /// What keeps images loaded, besides stores.
+    handles: Vec<(Arc<Loaded>, EngineCode)>,
     stores: Vec<Twin>,
-    /// All that was ever given out.
-    ids: Vec<RegisteredModuleId>,
     types: Vec<(usize, SignatureId, &'static str)>,
     /// Every text that was mapped.
     memories: Vec<Weak<Image>>,
@@ -54,7 +36,6 @@ impl World {
             loaded: Vec::new(),
             handles: Vec::new(),
             stores: Vec::new(),
-            ids: Vec::new(),
             types: Vec::new(),
             memories: Vec::new(),
             modules: 0,
@@ -97,7 +78,7 @@ impl World {
                 self.memories.push(Arc::downgrade(code.image()));
                 self.modules += loaded.modules.len();
                 self.loaded.push(Arc::clone(&loaded));
-                self.handles.push((loaded, Handle::Code(code)));
+                self.handles.push((loaded, code));
             }
             Err(LoadError::ForeignConfiguration { image, engine: theirs }) => {
                 assert_eq!((&*image, &*theirs), (configuration, engine.configuration()));
@@ -109,18 +90,14 @@ impl World {
     }
 
     fn clone_handle(&mut self, random: &mut Random) {
-        let Some((loaded, handle)) = random.pick(&self.handles) else { return };
-        let code = handle.code();
-        let clone = match (random.below(3), random.pick(&loaded.modules)) {
-            (0, _) => Handle::Component(Component::new(code.clone())),
-            (1, Some(id)) => Handle::Module(code.modules().find(|module| module.id() == *id).unwrap()),
-            _ => Handle::Code(code.clone()),
-        };
-        self.handles.push((Arc::clone(loaded), clone));
+        if let Some(handle) = random.pick(&self.handles) {
+            let clone = handle.clone();
+            self.handles.push(clone);
+        }
     }
 
     fn act_on_store(&mut self, random: &mut Random) {
-        let World { loaded: all, handles, stores, ids, .. } = self;
+        let World { loaded: all, handles, stores, .. } = self;
         if stores.is_empty() {
             return;
         }
@@ -146,7 +123,7 @@ impl World {
         // Some image through a handle, or what the store itself has.
         let (loaded, code) = match random.below(3) {
             0 => {
-                let Some(module) = store.real.all_modules().next().cloned() else { return };
+                let Some(module) = store.real.all_modules().next() else { return };
                 let id = module.id();
                 (all.iter().find(|loaded| loaded.modules.contains(&id)).unwrap(), module.engine_code().clone())
             }
@@ -155,27 +132,26 @@ impl World {
                 let ours: Vec<_> = handles.iter().filter(|(loaded, _)| loaded.engine == store.model.engine).collect();
                 let any: Vec<_> = handles.iter().collect();
                 let from = if random.once_in(6) { any } else { ours };
-                let Some((loaded, handle)) = random.pick(&from) else { return };
-                (loaded, handle.code().clone())
+                let Some((loaded, code)) = random.pick(&from) else { return };
+                (loaded, code.clone())
             }
         };
         let (loaded, copies) = (Arc::clone(loaded), store.model.images.len());
         let index = ModuleIndex::new(random.below(loaded.modules.len().max(1)) as u32);
         let module = code.module(index);
         match (random.below(10), module) {
-            (0 | 1, _) => store.register_component(&loaded, Component::new(code)),
-            (2, Some(module)) => store.base_or_register(&loaded, &module),
+            (0 | 1, _) => store.register_code(&loaded, &code),
+            (2, Some(module)) => store.base_or_register(&loaded, module),
             (3..6, Some(module)) => {
                 let (module, function, offset) = breakpoint(&loaded, &code, random).unwrap_or_else(|| {
                     let offset = u32::MAX as usize - random.below(2);
                     (module, DefinedFunctionIndex::new(random.below(12) as u32), offset)
                 });
-                store.set_breakpoint(&loaded, &module, function, offset);
+                store.set_breakpoint(&loaded, module, function, offset);
             }
             (_, Some(module)) => store.register_module(&loaded, module),
             (_, None) => {}
         }
-        ids.append(&mut store.ids);
         if store.model.debugging {
             self.private_copies += store.model.images.len() - copies;
         }
@@ -196,7 +172,7 @@ impl World {
             }
             store.check_lists(&types);
             if let Some(loaded) = random.pick(&self.loaded) {
-                store.check_ids(loaded, &self.ids);
+                store.check_ids(loaded);
             }
             store.check_texts();
         }
@@ -205,9 +181,9 @@ impl World {
         }
         let live = self.live();
         assert_eq!(process::stats().live_ranges, live.len(), "code that nobody holds is registered, or the reverse");
-        for (_, handle) in &self.handles {
-            let loaded = self.loaded.iter().find(|loaded| loaded.id == Component::new(handle.code().clone()).id());
-            assert_eq!(handle.code().image().text(), loaded.unwrap().image.text, "the engine's copy was written");
+        for (_, code) in &self.handles {
+            let loaded = self.loaded.iter().find(|loaded| loaded.id == code.id());
+            assert_eq!(code.image().text(), loaded.unwrap().image.text, "the engine's copy was written");
         }
     }
 
@@ -271,11 +247,11 @@ impl World {
 }
 
 /// Somewhere in a function that a module of the image defines: mostly before a patch point.
-fn breakpoint(
+fn breakpoint<'c>(
     loaded: &Loaded,
-    code: &EngineCode,
+    code: &'c EngineCode,
     random: &mut Random,
-) -> Option<(Module, DefinedFunctionIndex, usize)> {
+) -> Option<(Module<'c>, DefinedFunctionIndex, usize)> {
     let functions: Vec<_> = loaded.image.functions.iter().filter(|function| function.key.is_defined()).collect();
     let with_patch = random.pick(&loaded.image.patches).map(|patch| patch.offset).filter(|_| !random.once_in(4));
     let function = match with_patch {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use trapline::image::{DefinedFunctionIndex, FunctionKey, Image};
 use trapline::process::RegisteredText;
-use trapline::store::{Component, Engine, EngineCode};
+use trapline::store::{Engine, EngineCode};
 use trapline::{CodeId, Found, process};
 
 const THREADS: usize = 4;
@@ -252,15 +252,15 @@ fn act(store: &mut Debugged, thread: usize, shared: &Shared, random: &mut Random
                 twin.clear_breakpoint(asked.module, asked.function, asked.offset);
             }
         }
-        (2, _) => twin.register_component(&loaded, Component::new(code)),
-        (3, Some(module)) => twin.base_or_register(&loaded, &module),
+        (2, _) => twin.register_code(&loaded, &code),
+        (3, Some(module)) => twin.base_or_register(&loaded, module),
         (4 | 5, Some(module)) => {
             let own = loaded.image.functions.iter().filter_map(|function| match function.key {
                 FunctionKey::Defined { module: of, function } if of == module.static_index() => Some(function),
                 _ => None,
             });
             let function = random.pick(&own.collect::<Vec<_>>()).copied().unwrap_or(DefinedFunctionIndex::new(0));
-            twin.set_breakpoint(&loaded, &module, function, random.below(16));
+            twin.set_breakpoint(&loaded, module, function, random.below(16));
         }
         (_, Some(module)) => twin.register_module(&loaded, module),
         (_, None) => {}

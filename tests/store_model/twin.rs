@@ -1,52 +1,47 @@
 //! A store and its model, told and asked the same.
 
-use crate::loaded::Loaded;
-use crate::model::{Asked, Frame, Placed, Store};
+use crate::loaded::{DIRECTIONS, Loaded};
+use crate::model::{Asked, Frame, Store};
 use crate::random::Random;
 use std::ops::Range;
 use std::sync::Arc;
 use trapline::PcKind;
 use trapline::image::DefinedFunctionIndex;
 use trapline::store::{
-    Breakpoint, BreakpointError, Component, Engine, EngineCode, EnginePc, FrameInfo, Module, ModuleId, ModuleRegistry,
-    ModuleWithCode, PatchError, RegisteredModuleId, SignatureId, StoreError, StorePc,
+    Breakpoint, BreakpointError, Engine, EngineCode, EnginePc, FrameInfo, Module, ModuleId, ModuleRegistry,
+    ModuleWithCode, PatchError, SignatureId, StoreCode, StoreError, StorePc,
 };
 
 pub struct Twin {
     pub real: ModuleRegistry,
     pub model: Store,
-    pub ids: Vec<RegisteredModuleId>,
 }
 
 impl Twin {
     pub fn new(engine: &Engine, debugging: bool) -> Twin {
         let real = if debugging { ModuleRegistry::with_guest_debugging(engine) } else { ModuleRegistry::new(engine) };
         assert_eq!((real.engine(), real.debugs_guests()), (engine.id(), debugging));
-        Twin { real, model: Store::new(engine.id(), debugging), ids: Vec::new() }
+        Twin { real, model: Store::new(engine.id(), debugging) }
     }
 
-    pub fn register_module(&mut self, loaded: &Arc<Loaded>, module: Module) {
-        let (code, index, id) = (module.engine_code().clone(), module.static_index().as_u32(), module.id());
+    pub fn register_module(&mut self, loaded: &Arc<Loaded>, module: Module<'_>) {
         match self.real.register_module(module) {
-            Ok(registered) => {
-                assert_eq!(registered.compiled_id(), id);
-                self.ids.push(registered);
-                self.place(loaded, &code);
-                self.model.add_module(loaded, index);
+            Ok(()) => {
+                self.place(loaded, module.engine_code());
+                self.model.add_module(loaded, module.static_index().as_u32());
             }
             Err(error) => self.refused_as_foreign(loaded, &error),
         }
     }
 
-    pub fn register_component(&mut self, loaded: &Arc<Loaded>, component: Component) {
-        let code = component.engine_code().clone();
-        match self.real.register_component(component) {
-            Ok(()) => self.place(loaded, &code),
+    pub fn register_code(&mut self, loaded: &Arc<Loaded>, code: &EngineCode) {
+        match self.real.register_code(code) {
+            Ok(()) => self.place(loaded, code),
             Err(error) => self.refused_as_foreign(loaded, &error),
         }
     }
 
-    pub fn base_or_register(&mut self, loaded: &Arc<Loaded>, module: &Module) {
+    pub fn base_or_register(&mut self, loaded: &Arc<Loaded>, module: Module<'_>) {
         let index = module.static_index().as_u32();
         let new = self.model.image(loaded).is_none();
         match self.real.store_code_base_or_register(module) {
@@ -76,7 +71,8 @@ impl Twin {
         }
         self.model.add_image(loaded, range.start);
         assert_eq!(self.model.image(loaded).unwrap().base, range.start, "an image that was there has moved");
-        assert_eq!(self.real.store_code_base(code).map(StorePc::as_usize), (!range.is_empty()).then_some(range.start));
+        let base = self.real.store_code(code).and_then(StoreCode::base);
+        assert_eq!(base.map(StorePc::as_usize), (!range.is_empty()).then_some(range.start));
     }
 
     #[track_caller]
@@ -87,7 +83,13 @@ impl Twin {
         assert_eq!((*code, *store), (loaded.engine, self.model.engine));
     }
 
-    pub fn set_breakpoint(&mut self, loaded: &Loaded, module: &Module, function: DefinedFunctionIndex, offset: usize) {
+    pub fn set_breakpoint(
+        &mut self,
+        loaded: &Loaded,
+        module: Module<'_>,
+        function: DefinedFunctionIndex,
+        offset: usize,
+    ) {
         let index = module.static_index().as_u32();
         let slipped = Store::slip(loaded, index, function, offset);
         match self.real.set_breakpoint(module, function, offset) {
@@ -155,14 +157,21 @@ impl Twin {
         let code = self.real.store_code_by_pc(pc).map(|(code, offset)| (addresses(code.text_range()), offset));
         assert_eq!(code, self.model.image_at(pc).map(|(placed, offset)| (placed.range(), offset)), "code at {pc:#x}");
         assert_eq!(self.real.lookup_trap_code(pc), self.model.trap_at(pc), "trap at {pc:#x}");
-        assert_eq!(self.real.lookup_module(pc).map(Module::id), self.model.module_at(pc), "module at {pc:#x}");
+        assert_eq!(
+            self.real.lookup_module(pc).map(|module| module.id()),
+            self.model.module_at(pc),
+            "module at {pc:#x}"
+        );
         for kind in [PcKind::Interrupted, PcKind::ReturnAddress] {
             let real = self.real.lookup_frame_info(pc, kind).map(|(frame, with_code)| self.frame(&frame, with_code));
             assert_eq!(real, self.model.frame_at(pc, kind), "{kind:?} at {pc:#x}");
         }
         for &signature in signatures {
-            let real = self.real.lookup_trampoline(pc, signature).map(StorePc::as_usize);
-            assert_eq!(real, self.model.trampoline_at(pc, signature), "trampoline for {signature:?} from {pc:#x}");
+            for direction in DIRECTIONS {
+                let real = self.real.lookup_trampoline(pc, direction, signature).map(StorePc::as_usize);
+                let model = self.model.trampoline_at(pc, direction, signature);
+                assert_eq!(real, model, "{direction:?} trampoline for {signature} from {pc:#x}");
+            }
         }
     }
 
@@ -172,8 +181,12 @@ impl Twin {
         assert_eq!(with_code.module().id(), frame.module().id());
         assert_eq!(with_code.function_pc(frame.defined_index()), code.pc(function.range().start));
         let in_engine = frame.module().engine_code().text_range().start.as_usize() + frame.text_offset();
-        assert_eq!(with_code.translate(EnginePc::new(in_engine)), code.pc(frame.text_offset()));
-        assert_eq!(frame.function_name(), function.name());
+        assert_eq!(code.store_pc(EnginePc::new(in_engine)), code.pc(frame.text_offset()));
+        let in_store = code.pc(frame.text_offset()).unwrap();
+        assert_eq!(code.engine_pc(in_store), Some(EnginePc::new(in_engine)));
+        let owned = frame.clone().into_owned();
+        assert_eq!(owned.to_string(), frame.to_string());
+        assert_eq!(format!("{:?}", owned.info()), format!("{frame:?}"));
         Frame {
             module: frame.module().id(),
             static_index: frame.module().static_index(),
@@ -186,8 +199,8 @@ impl Twin {
             text_offset: frame.text_offset(),
             function_offset: frame.function_offset(),
             source_offset: frame.source_offset(),
-            unparsed_debug_info: frame.has_unparsed_debug_info(),
-            debug_info_from_environment: frame.debug_info_depends_on_environment(),
+            unparsed_debug_info: frame.module().info().has_unparsed_debug_info(),
+            debug_info_from_environment: frame.module().info().debug_info_depends_on_environment(),
             text: addresses(code.text_range()),
             shown: frame.to_string(),
         }
@@ -204,13 +217,13 @@ impl Twin {
 
     /// Compares everything that does not depend on a pc.
     pub fn check_lists(&self, signatures: &[SignatureId]) {
-        let real: Vec<_> = self.real.all_modules().map(Module::id).collect();
-        let modules = self.model.modules.iter();
-        let model: Vec<_> = modules.map(|(loaded, index)| loaded.modules[*index as usize]).collect();
-        assert_eq!(real, model, "modules, in order");
+        let real: Vec<_> = self.real.all_modules().map(|module| module.id()).collect();
+        assert_eq!(real, self.model.modules_in_order(), "modules, in order");
         for &signature in signatures {
-            let real = self.real.guest_to_host_trampoline(signature).map(StorePc::as_usize);
-            assert_eq!(real, self.model.trampolines(signature).first().copied(), "{signature:?}");
+            for direction in DIRECTIONS {
+                let real = self.real.trampoline(direction, signature).map(StorePc::as_usize);
+                assert_eq!(real, self.model.trampoline(direction, signature), "{direction:?}, {signature}");
+            }
         }
         let real: Vec<_> = self.real.breakpoints().map(as_asked).collect();
         let mut model = self.model.asked.clone();
@@ -219,20 +232,14 @@ impl Twin {
         assert_eq!(self.real.is_single_stepping(), self.model.stepping);
     }
 
-    /// Whether the store has exactly the modules of `loaded` that the model has, under the ids that it gave out.
-    pub fn check_ids(&self, loaded: &Loaded, ids: &[RegisteredModuleId]) {
+    /// Whether the store has exactly the modules of `loaded` that the model has.
+    pub fn check_ids(&self, loaded: &Loaded) {
         for &id in &loaded.modules {
-            let there = self.model.has_module(id);
-            assert_eq!(self.real.module_by_compiled_id(id).map(Module::id), there.then_some(id));
-            for registered in ids.iter().filter(|registered| registered.compiled_id() == id) {
-                assert_eq!(self.real.module_by_id(*registered).map(Module::id), there.then_some(id));
-                let range =
-                    self.real.module_with_code(*registered).map(|with| addresses(with.store_code().text_range()));
-                let expected = self.model.image(loaded).filter(|_| there).map(Placed::range);
-                assert_eq!(range, expected);
-            }
+            let real = self.real.module(id).map(|module| (module.id(), addresses(module.store_code().text_range())));
+            let expected = self.model.image(loaded).filter(|_| self.model.has_module(id));
+            assert_eq!(real, expected.map(|placed| (id, placed.range())));
         }
-        assert!(self.real.module_by_compiled_id(loaded.id).is_none(), "an image's name is no module's");
+        assert!(self.real.module(loaded.id).is_none(), "an image's name is no module's");
     }
 
     /// Compares the bytes that the store executes.
@@ -241,6 +248,9 @@ impl Twin {
             // SAFETY: the store keeps its code mapped.
             let text = unsafe { bytes_at(placed.range()) };
             assert_eq!(text, placed.text, "{:#x?}, private: {}", placed.range(), placed.is_private());
+            if let Some((code, _)) = self.real.store_code_by_pc(placed.base) {
+                assert_eq!((code.text(), code.engine_code().id()), (&*placed.text, placed.loaded.id));
+            }
         }
     }
 
@@ -248,7 +258,7 @@ impl Twin {
     pub fn check_base(&mut self, pc: usize) {
         let model = self.model.image_at(pc).map(|(placed, offset)| (placed.range(), offset));
         match (self.real.store_code_mut(StorePc::new(pc)), model) {
-            (Ok(code), Some((range, 0))) => assert_eq!(addresses(code.text_range()), range),
+            (Ok(code), Some((range, 0))) => assert_eq!(addresses(code.store_code().text_range()), range),
             (Err(StoreError::NotABase { pc: named, inside }), model) => {
                 assert_eq!((named.as_usize(), inside.map(addresses)), (pc, model.clone().map(|(range, _)| range)));
                 assert!(model.is_none_or(|(_, offset)| offset > 0), "{pc:#x} is a base");

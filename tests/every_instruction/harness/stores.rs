@@ -30,8 +30,11 @@ fn memory() -> Image {
     Image::parse(&file).expect("our own image").publish().expect("memory for a page")
 }
 
-fn load(engine: &Engine) -> Module {
-    let code = EngineCode::new(engine, memory()).expect("fresh memory");
+fn load(engine: &Engine) -> EngineCode {
+    EngineCode::new(engine, memory()).expect("fresh memory")
+}
+
+fn module(code: &EngineCode) -> Module<'_> {
     code.module(ModuleIndex::new(0)).expect("one module")
 }
 
@@ -41,15 +44,15 @@ fn ends(text: &Range<usize>, before: Option<u64>, after: Option<u64>) -> [Change
 }
 
 /// What does not change: other code, and what the engine has of this.
-fn stable(module: &Module) -> Vec<(usize, Option<u64>)> {
-    let text = module.engine_code().image().text_range();
+fn stable(code: &EngineCode) -> Vec<(usize, Option<u64>)> {
+    let text = code.image().text_range();
     let mut stable = stable_code();
     stable.extend([(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
     stable
 }
 
-fn private_text(store: &ModuleRegistry, module: &Module) -> Range<usize> {
-    let text = store.store_code(module.engine_code()).expect("registered").text_range();
+fn private_text(store: &ModuleRegistry, code: &EngineCode) -> Range<usize> {
+    let text = store.store_code(code).expect("registered").text_range();
     text.start.as_usize()..text.end.as_usize()
 }
 
@@ -66,33 +69,33 @@ fn code_is_loaded() {
 
 fn code_is_unloaded() {
     let stable = stable_code();
-    let module = load(&Engine::new());
-    let text = module.engine_code().image().text_range();
+    let code = load(&Engine::new());
+    let text = code.image().text_range();
     let watch = Watch::new(world::global, stable).changing(ends(&text, Some(WHO), None));
     writer::step(&watch, || {
-        watch.change(|| drop(module));
+        watch.change(|| drop(code));
         trapline::process::reclaim();
     });
 }
 
 fn shared_store() {
     let engine = Engine::new();
-    let module = load(&engine);
-    let watch = Watch::new(world::global, stable(&module));
+    let code = load(&engine);
+    let watch = Watch::new(world::global, stable(&code));
     writer::step(&watch, || {
         let mut store = ModuleRegistry::new(&engine);
-        store.register_module(module.clone()).expect("of this engine");
+        store.register_module(module(&code)).expect("of this engine");
     });
 }
 
 fn private_copy() {
     let engine = Engine::new();
-    let module = load(&engine);
+    let code = load(&engine);
     // Nobody knows beforehand where the copy will be.
-    let watch = Watch::new(world::global, stable(&module));
+    let watch = Watch::new(world::global, stable(&code));
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    writer::step(&watch, || store.register_module(module.clone()).expect("of this engine"));
-    let text = private_text(&store, &module);
+    writer::step(&watch, || store.register_module(module(&code)).expect("of this engine"));
+    let text = private_text(&store, &code);
     let copy = Watch::new(world::global, [(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
     copy.during(|| ());
     drop(store);
@@ -101,11 +104,11 @@ fn private_copy() {
 
 fn private_copy_ends() {
     let engine = Engine::new();
-    let module = load(&engine);
-    let stable = stable(&module);
+    let code = load(&engine);
+    let stable = stable(&code);
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).expect("of this engine");
-    let text = private_text(&store, &module);
+    store.register_module(module(&code)).expect("of this engine");
+    let text = private_text(&store, &code);
     let watch = Watch::new(world::global, stable).changing(ends(&text, Some(WHO), None));
     writer::step(&watch, || {
         watch.change(|| drop(store));
@@ -115,19 +118,19 @@ fn private_copy_ends() {
 
 fn breakpoint() {
     let engine = Engine::new();
-    let module = load(&engine);
-    let mut stable = stable(&module);
+    let code = load(&engine);
+    let mut stable = stable(&code);
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
-    store.register_module(module.clone()).expect("of this engine");
-    let text = private_text(&store, &module);
+    store.register_module(module(&code)).expect("of this engine");
+    let text = private_text(&store, &code);
     stable.extend([(text.start, Some(WHO)), (text.end - 1, Some(WHO)), (text.end, None)]);
     let watch = Watch::new(world::global, stable);
     let function = DefinedFunctionIndex::new(0);
     writer::step(&watch, || {
-        store.set_breakpoint(&module, function, 0).expect("a patch point");
+        store.set_breakpoint(module(&code), function, 0).expect("a patch point");
         store.set_single_step(true).expect("two patch points");
         store.set_single_step(false).expect("two patch points");
-        store.clear_breakpoint(module.id(), function, 0).expect("was set");
+        store.clear_breakpoint(module(&code).id(), function, 0).expect("was set");
     });
     drop(store);
     trapline::process::reclaim();

@@ -3,8 +3,7 @@
 use super::{Instantiate, Plan};
 use core::hint::black_box;
 use trapline::PcKind;
-use trapline::image::ModuleIndex;
-use trapline::store::{Component, Engine, EngineCode, Module, ModuleRegistry};
+use trapline::store::{Engine, EngineCode, ModuleRegistry};
 
 /// A `ModuleRegistry` for each store.
 pub struct Ours {
@@ -15,10 +14,8 @@ pub struct Ours {
 
 /// What one store is made of.
 struct Set {
-    components: Vec<Component>,
-    modules: Vec<Module>,
-    /// Where the frame is.
-    module: Module,
+    codes: Vec<EngineCode>,
+    /// Where the frame is, in the engine's copy.
     pc: usize,
 }
 
@@ -34,13 +31,8 @@ impl Ours {
 impl Set {
     fn new(plan: &Plan, engine: &Engine) -> Self {
         let codes: Vec<_> = (0..plan.images).map(|_| EngineCode::new(engine, plan.publish()).expect("loads")).collect();
-        let code = &codes[plan.image()];
-        Set {
-            module: code.module(ModuleIndex::new(plan.module())).expect("has the module"),
-            pc: code.text_range().start.as_usize() + plan.offset(),
-            modules: codes.iter().flat_map(EngineCode::modules).collect(),
-            components: if plan.is_component() { codes.into_iter().map(Component::new).collect() } else { Vec::new() },
-        }
+        let pc = codes[plan.image()].text_range().start.as_usize() + plan.offset();
+        Set { codes, pc }
     }
 }
 
@@ -52,15 +44,17 @@ impl Instantiate for Ours {
         } else {
             ModuleRegistry::new(&self.engine)
         };
-        for component in &set.components {
-            store.register_component(component.clone()).expect("registers");
-        }
-        for module in &set.modules {
-            store.register_module(module.clone()).expect("registers");
+        for code in &set.codes {
+            if self.plan.is_component() {
+                store.register_code(code).expect("registers");
+            }
+            for module in code.modules() {
+                store.register_module(module).expect("registers");
+            }
         }
         let pc = if self.plan.private {
-            let base = store.store_code_base(set.module.engine_code()).expect("is registered");
-            base.as_usize() + self.plan.offset()
+            let code = store.store_code(&set.codes[self.plan.image()]).expect("is registered");
+            code.base().expect("has text").as_usize() + self.plan.offset()
         } else {
             set.pc
         };

@@ -267,7 +267,7 @@ impl Deep {
         let code = EngineCode::new(&engine, guests::deep()).expect("loads");
         let module = code.module(ModuleIndex::new(0)).expect("there is one");
         let mut store = ModuleRegistry::new(&engine);
-        let base = store.store_code_base_or_register(&module).expect("registers").expect("there is code");
+        let base = store.store_code_base_or_register(module).expect("registers").expect("there is code");
         Self { store, guest: guests::guest(base.as_usize()) }
     }
 
