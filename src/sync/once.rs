@@ -16,11 +16,17 @@ pub(crate) fn set_once<V, E>(
 ) -> Result<*mut V, E> {
     // Acquire pairs with the exchange in `set`: what it points to is initialised.
     let known = slot.load(Ordering::Acquire);
-    if known.is_null() { set(slot, make()?, discard) } else { Ok(known) }
+    if known.is_null() { set(slot, make, discard) } else { Ok(known) }
 }
 
+/// Apart, what is made included: callers inline the load alone.
 #[cold]
-fn set<V, E>(slot: &AtomicPtr<V>, mine: *mut V, discard: impl FnOnce(*mut V)) -> Result<*mut V, E> {
+fn set<V, E>(
+    slot: &AtomicPtr<V>,
+    make: impl FnOnce() -> Result<*mut V, E>,
+    discard: impl FnOnce(*mut V),
+) -> Result<*mut V, E> {
+    let mine = make()?;
     // Release pairs with the load in `set_once`, Acquire with the Release of the thread that was first.
     match slot.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(mine),
