@@ -4,14 +4,15 @@ use std::fmt;
 
 use super::engine_code::EngineCode;
 use super::module::Module;
-use crate::image::{DefinedFunctionIndex, Function, FunctionKey};
+use crate::image::{DefinedFunctionIndex, Function, FunctionKey, ModuleIndex};
 
 /// A frame of a guest function: where in which function of which module.
 ///
 /// Borrowed from the store that it was found in, or from an [`OwnedFrame`].
 #[derive(Clone, Debug)]
 pub struct FrameInfo<'c> {
-    module: Module<'c>,
+    code: &'c EngineCode,
+    module: ModuleIndex,
     function: Function<'c>,
     index: DefinedFunctionIndex,
     text_offset: usize,
@@ -23,14 +24,14 @@ impl<'c> FrameInfo<'c> {
     pub(super) fn at(code: &'c EngineCode, text_offset: usize) -> Option<Self> {
         let function = code.image().functions().by_offset(text_offset)?;
         let FunctionKey::Defined { module, function: index } = function.key() else { return None };
-        Some(FrameInfo { module: Module::of(code, module), function, index, text_offset })
+        Some(FrameInfo { code, module, function, index, text_offset })
     }
 
     /// The module that defines the function.
     #[inline]
     #[must_use]
     pub fn module(&self) -> Module<'c> {
-        self.module
+        Module::of(self.code, self.module)
     }
 
     /// The function's index among those that the module imports and defines.
@@ -38,7 +39,7 @@ impl<'c> FrameInfo<'c> {
     #[must_use]
     pub fn function_index(&self) -> u32 {
         // An image where this overflows does not load.
-        self.module.info().imported_functions().wrapping_add(self.index.as_u32())
+        self.module().info().imported_functions().wrapping_add(self.index.as_u32())
     }
 
     /// The function's index among those that the module defines.
@@ -73,11 +74,7 @@ impl<'c> FrameInfo<'c> {
     /// O(log n).
     #[must_use]
     pub fn source_offset(&self) -> Option<u32> {
-        self.module
-            .engine_code()
-            .image()
-            .address_map()
-            .source_offset_from(self.function.range().start, self.text_offset)
+        self.code.image().address_map().source_offset_from(self.function.range().start, self.text_offset)
     }
 
     /// The same frame, to be kept after the store is gone: in an error, for instance.
@@ -85,16 +82,16 @@ impl<'c> FrameInfo<'c> {
     /// Keeps the image loaded. O(1); allocates what [cloning an `EngineCode`](EngineCode) does, and cannot fail.
     #[must_use]
     pub fn into_owned(self) -> OwnedFrame {
-        OwnedFrame { code: self.module.engine_code().clone(), text_offset: self.text_offset }
+        OwnedFrame { code: self.code.clone(), text_offset: self.text_offset }
     }
 }
 
 /// `module!function + offset`, with numbers where there are no names.
 impl fmt::Display for FrameInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.module.info().name() {
+        match self.module().info().name() {
             Some(name) => write!(f, "{name}!")?,
-            None => write!(f, "{}!", self.module.id())?,
+            None => write!(f, "{}!", self.module().id())?,
         }
         match self.function.name() {
             Some(name) => f.write_str(name)?,

@@ -65,7 +65,7 @@ impl<'s> ImageRef<'s> {
             Modules::One(one) => one == index,
             Modules::Some(registered) => registered.has(index),
         };
-        there.then(|| ModuleWithCode::new(self.code, index))
+        there.then(|| self.code.module(index))
     }
 
     /// The module `id`, if it is one of this image's and registered.

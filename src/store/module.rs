@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use super::engine_code::EngineCode;
 use super::pc::{EnginePc, StorePc};
-use super::store_code::StoreCode;
+use super::store_code::{PrivateCode, StoreCode};
 use crate::image::{DefinedFunctionIndex, Function, FunctionKey, ModuleIndex, ModuleInfo};
 
 /// Names a loaded module, or a loaded image as a whole, for the life of the process. What is loaded again gets another.
@@ -150,14 +150,14 @@ impl fmt::Debug for Module<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct ModuleWithCode<'s> {
     module: Module<'s>,
-    code: StoreCode<'s>,
+    /// The store's copy, if it executes one.
+    private: Option<&'s PrivateCode>,
 }
 
 impl<'s> ModuleWithCode<'s> {
-    /// The module at `index` of the image that `code` is the store's for.
     #[inline]
-    pub(super) fn new(code: StoreCode<'s>, index: ModuleIndex) -> Self {
-        ModuleWithCode { module: Module::of(code.engine_code(), index), code }
+    pub(super) fn new(module: Module<'s>, private: Option<&'s PrivateCode>) -> Self {
+        ModuleWithCode { module, private }
     }
 
     /// The module.
@@ -169,7 +169,7 @@ impl<'s> ModuleWithCode<'s> {
     /// The store's code for the module's image.
     #[must_use]
     pub fn store_code(self) -> StoreCode<'s> {
-        self.code
+        StoreCode::new(self.module.code, self.private)
     }
 
     /// Where the store executes the function that the module defines at `function`.
@@ -177,7 +177,7 @@ impl<'s> ModuleWithCode<'s> {
     /// O(log n).
     #[must_use]
     pub fn function_pc(self, function: DefinedFunctionIndex) -> Option<StorePc> {
-        self.code.pc(self.module.function(function)?.range().start)
+        self.store_code().pc(self.module.function(function)?.range().start)
     }
 
     /// The function that the module defines at `function`, to be called: see [`StoreCode::entry`].
@@ -191,7 +191,7 @@ impl<'s> ModuleWithCode<'s> {
     pub unsafe fn entry<F: Copy>(self, function: DefinedFunctionIndex) -> Option<F> {
         let pc = self.function_pc(function)?;
         // SAFETY: the caller keeps the contract of `StoreCode::entry`, and a function begins at `pc`.
-        unsafe { self.code.entry(pc) }
+        unsafe { self.store_code().entry(pc) }
     }
 }
 

@@ -110,24 +110,26 @@ impl ModuleRegistry {
     /// copied, registered, or patched. The registry is then as it was before.
     #[inline]
     pub fn register_module(&mut self, module: Module<'_>) -> Result<(), StoreError> {
-        let (code, index) = (module.engine_code(), module.static_index());
-        // The ways of a store that shares its code; all others are longer.
-        if !self.private_code && code.engine_id() == self.engine {
-            match &mut self.held {
-                Held::Nothing => {
-                    // Nothing was held, and nothing is dropped.
-                    mem::forget(mem::replace(&mut self.held, Held::Solo(code.clone(), index)));
-                    return Ok(());
-                }
-                Held::Many(many) => {
-                    if many.add_to_last(code.id(), index) {
-                        return Ok(());
-                    }
-                }
-                Held::Solo(..) => {}
+        let code = module.engine_code();
+        match self.held {
+            Held::Nothing if !self.private_code && code.engine_id() == self.engine => {
+                // Nothing was held, and nothing is dropped.
+                mem::forget(mem::replace(&mut self.held, Held::Solo(code.clone(), module.static_index())));
+                Ok(())
             }
+            _ => self.register_another(module),
         }
-        self.register(code, Some(index))
+    }
+
+    /// Apart, so that the way of most stores is inlined.
+    #[inline(never)]
+    fn register_another(&mut self, module: Module<'_>) -> Result<(), StoreError> {
+        let (code, index) = (module.engine_code(), module.static_index());
+        let known = match &mut self.held {
+            Held::Many(many) if !self.private_code => many.add_to_last(code.id(), index),
+            _ => false,
+        };
+        if known { Ok(()) } else { self.register(code, Some(index)) }
     }
 
     /// Registers the image `code` as a whole, so that the store has its code; its modules are registered one by one,
@@ -140,7 +142,6 @@ impl ModuleRegistry {
         self.register(code, None)
     }
 
-    #[inline(never)]
     fn register(&mut self, code: &EngineCode, module: Option<ModuleIndex>) -> Result<(), StoreError> {
         self.check_engine(code)?;
         if let Held::Solo(solo, only) = &self.held

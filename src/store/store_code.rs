@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::engine_code::EngineCode;
 use super::error::{PatchError, StoreError};
+use super::module::{Module, ModuleWithCode};
 use super::pc::{EnginePc, StorePc};
 use crate::allocate;
-use crate::image::Image;
+use crate::image::{Image, ModuleIndex};
 use crate::memory::{Overwrite, PrivateText, Slot, WriteError};
 use crate::process::{self, RegisteredText, register_text};
 
@@ -41,6 +42,12 @@ impl<'s> StoreCode<'s> {
     #[inline]
     pub(super) fn new(code: &'s EngineCode, private: Option<&'s PrivateCode>) -> Self {
         StoreCode { code, private }
+    }
+
+    /// The module at `index` of the image.
+    #[inline]
+    pub(super) fn module(self, index: ModuleIndex) -> ModuleWithCode<'s> {
+        ModuleWithCode::new(Module::of(self.code, index), self.private)
     }
 
     /// The image, as the engine has it: its tables, and the embedder's data.

@@ -3,6 +3,7 @@
 use super::{Instantiate, Plan};
 use core::hint::black_box;
 use trapline::PcKind;
+use trapline::image::ModuleIndex;
 use trapline::store::{Engine, EngineCode, ModuleRegistry};
 
 /// A `ModuleRegistry` for each store.
@@ -14,8 +15,11 @@ pub struct Ours {
 
 /// What one store is made of.
 struct Set {
-    codes: Vec<EngineCode>,
-    /// Where the frame is, in the engine's copy.
+    /// Images that are registered as a whole first.
+    components: Vec<EngineCode>,
+    modules: Vec<(EngineCode, ModuleIndex)>,
+    /// Where the frame is.
+    code: EngineCode,
     pc: usize,
 }
 
@@ -31,8 +35,16 @@ impl Ours {
 impl Set {
     fn new(plan: &Plan, engine: &Engine) -> Self {
         let codes: Vec<_> = (0..plan.images).map(|_| EngineCode::new(engine, plan.publish()).expect("loads")).collect();
-        let pc = codes[plan.image()].text_range().start.as_usize() + plan.offset();
-        Set { codes, pc }
+        let code = codes[plan.image()].clone();
+        Set {
+            modules: codes
+                .iter()
+                .flat_map(|code| code.modules().map(|module| (code.clone(), module.static_index())))
+                .collect(),
+            pc: code.text_range().start.as_usize() + plan.offset(),
+            components: if plan.is_component() { codes } else { Vec::new() },
+            code,
+        }
     }
 }
 
@@ -44,16 +56,14 @@ impl Instantiate for Ours {
         } else {
             ModuleRegistry::new(&self.engine)
         };
-        for code in &set.codes {
-            if self.plan.is_component() {
-                store.register_code(code).expect("registers");
-            }
-            for module in code.modules() {
-                store.register_module(module).expect("registers");
-            }
+        for code in &set.components {
+            store.register_code(code).expect("registers");
+        }
+        for (code, index) in &set.modules {
+            store.register_module(code.module(*index).expect("has it")).expect("registers");
         }
         let pc = if self.plan.private {
-            let code = store.store_code(&set.codes[self.plan.image()]).expect("is registered");
+            let code = store.store_code(&set.code).expect("is registered");
             code.base().expect("has text").as_usize() + self.plan.offset()
         } else {
             set.pc
