@@ -1,11 +1,11 @@
 //! Breakpoints in a store's private code.
 //!
-//! A compiler that was asked for them leaves *patch points* in the text, at boundaries of its choice: a few bytes that
-//! do nothing, and in the image's patch table what to write over them to make a call. A hit is that call, from guest
-//! code to whatever the compiler made it call; no handler is involved. A breakpoint is asked for at an offset of a
-//! function, and slips forward to the next patch point of the function.
+//! A compiler that is asked to leaves *patch points* in the text, at boundaries of its choice: a few bytes that do
+//! nothing, and in the image's patch table the bytes to write over them to make a call. A hit is that call, from guest
+//! code to a function that the compiler chose; no handler is involved. A breakpoint is set at an offset of a function,
+//! and slips forward to the function's next patch point.
 //!
-//! What is asked for is remembered by module, registered or not; the private text shows it for the modules that are.
+//! Breakpoints are remembered by module, registered or not; the private text shows those of registered modules.
 
 use std::fmt;
 
@@ -19,20 +19,20 @@ use crate::allocate::{self, OutOfMemory};
 use crate::counted::Bytes;
 use crate::image::{DefinedFunctionIndex, PatchTable};
 
-/// What is asked for, in one store.
+/// The breakpoints of one store.
 pub(super) struct Breakpoints {
     single_step: bool,
     /// By ascending key.
     asked: Vec<Asked>,
-    /// The patch points these slipped to, ascending.
+    /// The patch points that these slipped to, ascending.
     points: Vec<Point>,
 }
 
 struct Asked {
     key: Key,
-    /// Its place in the patch table of the image.
+    /// The index of the patch point in the image's patch table.
     patch: usize,
-    /// Where that is in the text.
+    /// Where the patch point is in the text.
     text_offset: usize,
     count: u32,
 }
@@ -47,7 +47,7 @@ struct Key {
 struct Point {
     module: ModuleId,
     patch: usize,
-    /// How many of `asked` slipped here; not zero.
+    /// How many of `asked` slipped here. Not zero.
     keys: usize,
 }
 
@@ -65,11 +65,11 @@ pub struct Breakpoint {
     pub module: ModuleId,
     /// The function, by its index among those that the module defines.
     pub function: DefinedFunctionIndex,
-    /// Where it was asked for, in bytes from the start of the function.
+    /// Where it was set, in bytes from the start of the function.
     pub offset: usize,
-    /// Where it stops, in bytes from the start of the text: at the first patch point from there on.
+    /// Where the guest stops, in bytes from the start of the text: at the first patch point from there on.
     pub text_offset: usize,
-    /// How many times it was set and not cleared.
+    /// How many times it was set and not cleared again.
     pub count: u32,
 }
 
@@ -77,7 +77,7 @@ pub struct Breakpoint {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BreakpointError {
-    /// The store executes the engine's code, which is everybody's.
+    /// The store executes the engine's code, which other stores share.
     SharedCode {
         /// The engine of the store.
         engine: EngineId,
@@ -97,7 +97,7 @@ pub enum BreakpointError {
         module: ModuleId,
         /// The function.
         function: DefinedFunctionIndex,
-        /// Where it was asked for, in bytes from the start of the function.
+        /// Where it was to be set, in bytes from the start of the function.
         offset: usize,
         /// The function's length in bytes.
         len: usize,
@@ -120,7 +120,7 @@ pub enum BreakpointError {
         /// The offset.
         offset: usize,
     },
-    /// No memory to remember it, or that all patch points are to stop.
+    /// There is no memory to remember it.
     OutOfMemory {
         /// How many bytes were asked for, at least.
         bytes: usize,
@@ -211,7 +211,7 @@ impl ModuleRegistry {
         Ok(0)
     }
 
-    /// All breakpoints, by module, function and offset; of modules that are not registered, too.
+    /// All breakpoints by module, function and offset, those of modules that are not registered included.
     pub fn breakpoints(&self) -> impl ExactSizeIterator<Item = Breakpoint> + '_ {
         self.many().map_or(&[][..], |many| &many.breakpoints.asked).iter().map(|asked| Breakpoint {
             module: asked.key.module,
@@ -222,7 +222,7 @@ impl ModuleRegistry {
         })
     }
 
-    /// Stops at every patch point of every module, registered now or later; or, no longer.
+    /// Stops, or no longer stops, at every patch point of every module, registered now or later.
     ///
     /// O(p) for p patch points, and system calls for each image whose code changes.
     ///
@@ -258,7 +258,7 @@ impl ModuleRegistry {
     }
 }
 
-/// Makes the code of `module`, if it is registered, show the patch as wanted.
+/// Writes one patch point of `module` if that is registered.
 fn show(many: &mut Many, module: ModuleId, patch: usize, enabled: bool) -> Result<(), BreakpointError> {
     let Some((module, code)) = many.module_and_copy(module) else { return Ok(()) };
     write(code, module.engine_code().image().patches(), || [patch].into_iter(), |_| enabled)
@@ -270,8 +270,7 @@ impl Breakpoints {
         Breakpoints { single_step: false, asked: Vec::new(), points: Vec::new() }
     }
 
-    /// Makes the code of `module`, which is registered or about to be, show what is asked for: at least what is
-    /// enabled.
+    /// Writes the breakpoints of `module`, which is registered or about to be, into its code. Clears none.
     pub(super) fn apply(&self, code: &mut PrivateCode, module: Module<'_>) -> Result<(), PatchError> {
         if self.single_step {
             return self.apply_all(code, module);
@@ -283,7 +282,7 @@ impl Breakpoints {
         write(code, module.engine_code().image().patches(), points, |_| true)
     }
 
-    /// Makes every patch point of `module` show what is asked for.
+    /// Writes every patch point of `module` as it should be, set or cleared.
     pub(super) fn apply_all(&self, code: &mut PrivateCode, module: Module<'_>) -> Result<(), PatchError> {
         let patches = module.engine_code().image().patches();
         let all = || module.functions().flat_map(|function| patches.in_range(function.range()));
@@ -329,7 +328,7 @@ impl Breakpoints {
     }
 }
 
-/// Makes `which` patches show what is `wanted`: all of them, or none if the operating system refuses at once.
+/// Writes `which` patch points as `wanted`: all of them, or none if the operating system refuses at once.
 fn write<I: Iterator<Item = usize>>(
     code: &mut PrivateCode,
     patches: &PatchTable,

@@ -1,4 +1,4 @@
-//! What can go wrong in the store layer, and with whose code.
+//! What can go wrong in the store layer.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use crate::registry::RegisterError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The image was compiled with another configuration than the engine has.
+    /// The image was compiled with a configuration other than the engine's.
     ForeignConfiguration {
         /// What the image was compiled with.
         image: Box<[u8]>,
@@ -28,17 +28,17 @@ pub enum LoadError {
         /// The patch, in bytes from the start of the text.
         range: Range<usize>,
     },
-    /// More function types in this process than can be numbered.
+    /// This process has met 2^32 function types, and has no numbers for more.
     TooManySignatures,
     /// The text cannot be made known to signal handlers.
     Register(RegisterError),
-    /// No memory for what the engine keeps of the image.
+    /// There is no memory for what the engine keeps of the image.
     OutOfMemory {
         /// How many bytes were asked for, at least.
         bytes: usize,
     },
-    /// This process was forked while another thread of its parent was loading code into this engine, which therefore
-    /// can never load more here.
+    /// This process was forked while another thread of its parent was loading code into the engine, which can load no
+    /// more code here.
     Forked,
 }
 
@@ -87,7 +87,7 @@ impl std::error::Error for LoadError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Code of another engine.
+    /// The code is loaded into another engine than the store's.
     ForeignEngine {
         /// The code's text, as its engine has it.
         text: Range<EnginePc>,
@@ -96,25 +96,25 @@ pub enum StoreError {
         /// The engine of the store.
         store: EngineId,
     },
-    /// An address that was given for the base of some code of the store is none.
+    /// No code of the store begins at the address.
     NotABase {
         /// The address.
         pc: StorePc,
-        /// The code that it lies in, if it lies in any of this store's.
+        /// The store's code that it lies in, if any.
         inside: Option<Range<StorePc>>,
     },
-    /// The operating system did not let the store have a copy of its own.
+    /// The operating system refused the store a copy of its own.
     PrivateCopy {
         /// The text that was to be copied.
         text: Range<EnginePc>,
-        /// What it said.
+        /// The operating system's error.
         error: io::Error,
     },
     /// The store's copy cannot be made known to signal handlers.
     Register(RegisterError),
     /// The breakpoints could not be set in the store's copy.
     Patch(PatchError),
-    /// No memory for the registry to grow.
+    /// There is no memory for the registry to grow.
     OutOfMemory {
         /// The code that was to be registered.
         text: Range<EnginePc>,
@@ -151,7 +151,7 @@ impl fmt::Display for StoreError {
                 text.start, text.end
             ),
             StoreError::NotABase { pc, inside: None } => {
-                write!(f, "{pc} is no code of this store; register the module first")
+                write!(f, "{pc} is not in any code of this store; register the module first")
             }
             StoreError::PrivateCopy { text, .. } => {
                 write!(f, "the store could not copy the code at {}..{}", text.start, text.end)
@@ -184,7 +184,7 @@ impl std::error::Error for StoreError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PatchError {
-    /// The store executes the engine's copy, which is everybody's.
+    /// The store executes the engine's copy, which other stores share.
     Shared {
         /// The text.
         text: Range<StorePc>,
@@ -202,15 +202,15 @@ pub enum PatchError {
     Unchanged {
         /// The text.
         text: Range<StorePc>,
-        /// What it said.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// The operating system did not make the pages executable again. The code faults when it is entered, until a later
-    /// patch of the same code succeeds. Its bytes are as wanted, or as before if the pages could not be made writable.
+    /// The operating system did not make the pages executable again. Entering the code faults until a later patch of it
+    /// succeeds. Its bytes are as wanted, or as before if the pages could not be made writable.
     NotExecutable {
         /// The text.
         text: Range<StorePc>,
-        /// What it said.
+        /// The operating system's error.
         error: io::Error,
     },
 }

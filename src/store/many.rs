@@ -113,13 +113,14 @@ impl Many {
 
     /// As [`ModuleRegistry::register_module`](super::registry::ModuleRegistry::register_module), or as
     /// [`register_code`](super::registry::ModuleRegistry::register_code) if there is no module.
+    #[inline]
     pub(super) fn register(
         &mut self,
         code: &EngineCode,
         module: Option<ModuleIndex>,
         private: bool,
     ) -> Result<(), StoreError> {
-        if let Some(slot) = self.slot_by_id(code.id()).filter(|slot| self.images[*slot].id == code.id()) {
+        if let Some(slot) = self.slot_of(code) {
             let Some(module) = module else { return Ok(()) };
             return self.images[slot].register(module, &self.breakpoints);
         }
@@ -158,25 +159,26 @@ impl Many {
     }
 
     /// [There is room](Self::reserve), and the image is new.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, code: EngineCode, private: Option<Box<PrivateCode>>, registered: Registered) {
         let text = StoreCode::new(&code, private.as_deref()).text_range();
-        self.images.push(Image { id: code.id(), text, code, private, registered });
-        let images = self.images.len();
-        if images > FEW {
-            // All of them, the first time.
-            let sorted = self.by_id.len();
-            (sorted..images).for_each(|slot| self.sort_in(slot));
+        allocate::push_reserved(&mut self.images, Image { id: code.id(), text, code, private, registered });
+        if self.images.len() > FEW {
+            self.sort_new();
         }
     }
 
-    fn sort_in(&mut self, slot: usize) {
-        let Image { id, text, .. } = &self.images[slot];
-        // As many images as a `u32` cannot number take 256 GiB.
-        let place = slot as u32;
-        self.by_id.insert(self.up_to_id(*id), place);
-        if !text.is_empty() {
-            self.by_base.insert(self.up_to_base(text.start), place);
+    /// Sorts the last image in: all of them, the first time.
+    #[inline(never)]
+    fn sort_new(&mut self) {
+        for slot in self.by_id.len()..self.images.len() {
+            let Image { id, text, .. } = &self.images[slot];
+            // As many images as a `u32` cannot number take 256 GiB.
+            let place = slot as u32;
+            self.by_id.insert(self.up_to_id(*id), place);
+            if !text.is_empty() {
+                self.by_base.insert(self.up_to_base(text.start), place);
+            }
         }
     }
 
@@ -201,6 +203,15 @@ impl Many {
         }
         let ids = self.images.iter().map(|image| image.id).enumerate();
         Some(ids.filter(|(_, image)| *image <= id).max_by_key(|(_, image)| *image)?.0)
+    }
+
+    /// The place of the image `code`.
+    #[inline]
+    fn slot_of(&self, code: &EngineCode) -> Option<usize> {
+        if self.images.len() > FEW {
+            return self.slot_by_id(code.id()).filter(|slot| self.images[*slot].id == code.id());
+        }
+        self.images.iter().position(|image| image.id == code.id())
     }
 
     #[inline]

@@ -10,7 +10,7 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// `module`, if any, of so many `modules`.
+    /// `module`, if any, of an image with the given number of `modules`.
     #[inline]
     pub(super) fn new(modules: u32, module: Option<ModuleIndex>) -> Result<Self, OutOfMemory> {
         let words = modules.div_ceil(u64::BITS) as usize;

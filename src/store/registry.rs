@@ -110,26 +110,24 @@ impl ModuleRegistry {
     /// copied, registered, or patched. The registry is then as it was before.
     #[inline]
     pub fn register_module(&mut self, module: Module<'_>) -> Result<(), StoreError> {
-        let code = module.engine_code();
-        match self.held {
-            Held::Nothing if !self.private_code && code.engine_id() == self.engine => {
-                // Nothing was held, and nothing is dropped.
-                mem::forget(mem::replace(&mut self.held, Held::Solo(code.clone(), module.static_index())));
-                Ok(())
-            }
-            _ => self.register_another(module),
-        }
-    }
-
-    /// Apart, so that the way of most stores is inlined.
-    #[inline(never)]
-    fn register_another(&mut self, module: Module<'_>) -> Result<(), StoreError> {
         let (code, index) = (module.engine_code(), module.static_index());
-        let known = match &mut self.held {
-            Held::Many(many) if !self.private_code => many.add_to_last(code.id(), index),
-            _ => false,
-        };
-        if known { Ok(()) } else { self.register(code, Some(index)) }
+        // The ways of a store that shares its code, and that are short enough to be inlined.
+        if !self.private_code && code.engine_id() == self.engine {
+            match &mut self.held {
+                Held::Nothing => {
+                    // Nothing was held, and nothing is dropped.
+                    mem::forget(mem::replace(&mut self.held, Held::Solo(code.clone(), index)));
+                    return Ok(());
+                }
+                Held::Many(many) => {
+                    if many.add_to_last(code.id(), index) {
+                        return Ok(());
+                    }
+                }
+                Held::Solo(..) => {}
+            }
+        }
+        self.register(code, Some(index))
     }
 
     /// Registers the image `code` as a whole, so that the store has its code; its modules are registered one by one,
@@ -142,6 +140,7 @@ impl ModuleRegistry {
         self.register(code, None)
     }
 
+    #[inline(never)]
     fn register(&mut self, code: &EngineCode, module: Option<ModuleIndex>) -> Result<(), StoreError> {
         self.check_engine(code)?;
         if let Held::Solo(solo, only) = &self.held
@@ -315,23 +314,30 @@ impl ModuleRegistry {
     }
 
     /// What is registered, ready for more.
+    #[inline]
     pub(super) fn many_mut(&mut self) -> Result<&mut Many, OutOfMemory> {
         if !matches!(self.held, Held::Many(_)) {
-            let mut many = allocate::boxed(Many::new())?;
-            let registered = match &self.held {
-                Held::Solo(code, module) => Some(Registered::new(code.module_count(), Some(*module))?),
-                _ => None,
-            };
-            many.reserve()?;
-            if let (Held::Solo(code, _), Some(registered)) = (mem::replace(&mut self.held, Held::Nothing), registered) {
-                many.insert(code, None, registered);
-            }
-            self.held = Held::Many(many);
+            self.make_many()?;
         }
         match &mut self.held {
             Held::Many(many) => Ok(many),
             _ => unreachable!("made above"),
         }
+    }
+
+    #[inline(never)]
+    fn make_many(&mut self) -> Result<(), OutOfMemory> {
+        let mut many = allocate::boxed(Many::new())?;
+        let registered = match &self.held {
+            Held::Solo(code, module) => Some(Registered::new(code.module_count(), Some(*module))?),
+            _ => None,
+        };
+        many.reserve()?;
+        if let (Held::Solo(code, _), Some(registered)) = (mem::replace(&mut self.held, Held::Nothing), registered) {
+            many.insert(code, None, registered);
+        }
+        self.held = Held::Many(many);
+        Ok(())
     }
 
     fn images(&self) -> impl Iterator<Item = ImageRef<'_>> {

@@ -9,12 +9,12 @@
 //! lane, and its own lane keeps that one open for the next clone: so a handle that sits in a cache and is cloned from
 //! everywhere costs each thread a count that hardly anybody else writes.
 //!
-//! A lane owns those it opened, and they own others. What is far from the first lane opens none any more, but is
-//! counted on by everybody: a handle that is cloned from thread to thread costs what an `Arc` does, and dropping the
+//! A lane owns the lanes that it opened, and they own others. Lanes at depth [`REACH`] open no children; all further
+//! clones share their count. So a handle that is cloned from thread to thread costs what an `Arc` does, and dropping the
 //! last one recurses no deeper than that.
 //!
-//! Lanes are opened without a lock: a thread that a `fork` left behind holds up nobody. Where there is no memory for a
-//! lane, the clone counts on the lane of its original.
+//! Lanes are opened without a lock, which a `fork` could leave locked in the child. Where there is no memory for a lane,
+//! the clone counts on the lane of its original.
 
 use std::ops::Deref;
 use std::ptr;

@@ -226,7 +226,7 @@ fn what_was_set_twice_is_cleared_twice_and_two_that_slip_to_one_point_hold_it_bo
 }
 
 #[test]
-fn single_step_stops_everywhere_and_leaves_the_breakpoints_behind() {
+fn single_step_leaves_the_breakpoints_as_they_were() {
     let engine = Engine::new();
     let code = guest(&engine);
     let module = module(&code);

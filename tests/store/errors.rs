@@ -71,8 +71,8 @@ fn an_address_that_is_no_base_is_an_error_that_names_what_it_is_in() {
             };
             assert_eq!((named, text.start), (pc, base));
         }
-        let behind = StorePc::new(base.as_usize() + 32);
-        assert!(matches!(store.store_code_mut(behind), Err(StoreError::NotABase { inside: None, .. })));
+        let past = StorePc::new(base.as_usize() + 32);
+        assert!(matches!(store.store_code_mut(past), Err(StoreError::NotABase { inside: None, .. })));
     }
 }
 

@@ -52,9 +52,9 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
             let expected = layout.iter().position(|(_, range)| range.contains(&(offset as usize)) && offset >= 0);
             let found = store.lookup_frame_info(pc, PcKind::Interrupted);
             assert_eq!(found.as_ref().map(|(frame, _)| frame.function_index() as usize), expected, "offset {offset}");
-            // The return address behind an instruction names the instruction.
-            let behind = store.lookup_frame_info(pc + 1, PcKind::ReturnAddress);
-            assert_eq!(behind.map(|(frame, _)| frame.function_index() as usize), expected, "behind offset {offset}");
+            // A return address after an instruction names the instruction.
+            let after = store.lookup_frame_info(pc + 1, PcKind::ReturnAddress);
+            assert_eq!(after.map(|(frame, _)| frame.function_index() as usize), expected, "after offset {offset}");
             assert_eq!(store.lookup_module(pc).map(|module| module.id()), expected.map(|_| module.id()));
             let inside = (0..len as i64).contains(&offset);
             assert_eq!(store.store_code_by_pc(pc).map(|(_, at)| at as i64), inside.then_some(offset));

@@ -41,16 +41,16 @@ fn first_module(code: &EngineCode) -> Module<'_> {
     code.module(ModuleIndex::new(0)).unwrap()
 }
 
-/// A store with `module` and nothing else; one with another module before it, and one with another behind it.
+/// A store with `module` and nothing else; one with another module before it, and one with another after it.
 fn stores(engine: &Engine, module: Module<'_>) -> [ModuleRegistry; 3] {
     let other = || load(engine, &ImageBuilder::new().text([0x90; 8]).function(0..8, None).finish().unwrap());
-    [[0, 0], [1, 0], [0, 1]].map(|[before, behind]| {
+    [[0, 0], [1, 0], [0, 1]].map(|[before, after]| {
         let mut store = ModuleRegistry::new(engine);
         for _ in 0..before {
             store.register_module(first_module(&other())).unwrap();
         }
         store.register_module(module).unwrap();
-        for _ in 0..behind {
+        for _ in 0..after {
             store.register_module(first_module(&other())).unwrap();
         }
         store

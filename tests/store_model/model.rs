@@ -207,7 +207,7 @@ impl Store {
         }
     }
 
-    /// Somebody patched the text behind the breakpoints' back.
+    /// The text is patched without the breakpoints being told.
     pub fn poke(&mut self, loaded: &Loaded, offset: usize, bytes: &[u8]) {
         self.image_mut(loaded.id).unwrap().write(offset, bytes);
     }

@@ -71,7 +71,7 @@ fn other_threads_that_register_a_module_allocate_once_and_then_no_more() {
                     store.register_module(module).unwrap();
                 });
                 assert_eq!(costs, (0, 0));
-                assert!(code.clone() == code, "the same code, whoever counts");
+                assert!(code.clone() == code, "the same code, on whatever lane");
             });
         });
     }

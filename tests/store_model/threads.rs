@@ -24,7 +24,7 @@ const STABLE: usize = 6;
 /// Places in which a thread shows its private copies to the handler.
 const SHOWN: usize = 8;
 
-/// One registration, as whoever made it knows it. Never freed: a handler may look at it at any time.
+/// One registration, as the thread that made it knows it. Never freed: a handler may look at it at any time.
 struct Record {
     range: std::ops::Range<usize>,
     id: CodeId,
@@ -273,7 +273,7 @@ fn act(store: &mut Debugged, thread: usize, shared: &Shared, random: &mut Random
             records.push(record);
             shared.copies.fetch_add(1, Ordering::Relaxed);
         }
-        // Equal types have one id, whoever loaded them and when.
+        // Equal types have one id, however they were loaded.
         for other in &twin.model.images {
             let types = |loaded: &'_ Loaded| loaded.image.signatures.clone().into_iter().zip(loaded.signatures.clone());
             for ((a, a_id), (b, b_id)) in
