@@ -3,9 +3,7 @@
 use crate::base_of;
 use crate::compile::{Linker, compile, defined, load, named};
 use std::ops::Range;
-use trapline::image::{
-    DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleDescription, ModuleIndex, SignatureIndex,
-};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleIndex, SignatureIndex};
 use trapline::store::{Direction, Engine, EngineCode, Module, ModuleRegistry, StoreError};
 use trapline::{PcKind, TrapCode, process};
 
@@ -16,7 +14,7 @@ const MODULES: u32 = 3;
 fn image() -> (Vec<u8>, Vec<(FunctionKey, Range<usize>)>) {
     let mut linker = Linker::default();
     for name in ["zero", "one", "two"] {
-        linker.image.module(ModuleDescription { imported_functions: 10, ..named(name) });
+        linker.image.module(named(name).imported_functions(10));
     }
     linker.image.signature("(i64) -> i64");
     for function in 0..2 {

@@ -271,7 +271,7 @@ fn registering_again_brings_breakpoints_back_into_force() {
     let set = store.set_breakpoint(module, function(OTHER), 0).unwrap();
     let base = base_of(&store, &code);
     let disabled = code.image().patches().next_from(set.text_offset).unwrap().1.disabled();
-    store.store_code_mut(base).unwrap().patch(set.text_offset as usize, disabled).unwrap();
+    store.store_code_mut(base).unwrap().patch(set.text_offset, disabled).unwrap();
     assert_eq!(run(&store, module, 20, 4).1.len(), 0, "somebody patched it away");
     store.register_module(module).unwrap();
     assert_eq!(run(&store, module, 20, 4).1.len(), 1);
@@ -309,7 +309,7 @@ fn private_text_is_never_writable_and_executable_at_once() {
     let mut store = ModuleRegistry::with_guest_debugging(&engine);
     store.register_module(module).unwrap();
     let rights = |store: &ModuleRegistry| {
-        let base = base_of(&store, &code).as_usize();
+        let base = base_of(store, &code).as_usize();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let line = maps.lines().find(|line| {
             let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();

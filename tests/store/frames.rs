@@ -62,7 +62,7 @@ fn every_pc_of_every_function_names_it_and_the_bytes_between_name_none() {
                 let start = layout[function].1.start;
                 assert_eq!(frame.function().name(), Some(ARITHMETIC[function].0));
                 assert_eq!(frame.text_offset(), offset as usize);
-                assert_eq!(frame.function_offset(), offset as usize - start as usize);
+                assert_eq!(frame.function_offset(), offset as usize - start);
                 assert_eq!(frame.module().id(), module.id());
                 assert_eq!(with_code.store_code().is_private(), debugging);
                 assert_eq!(with_code.store_code().base().unwrap().as_usize(), base);

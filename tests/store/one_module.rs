@@ -94,7 +94,7 @@ fn everything_is_answered_for_one_module_as_it_is_for_many() {
             let function = DefinedFunctionIndex::new(index);
             let start = module.function(function).unwrap().range().start;
             assert_eq!(with_code.function_pc(function), Some(at(start)));
-            let engine_pc = EnginePc::new(code.text_range().start.as_usize() + start as usize);
+            let engine_pc = EnginePc::new(code.text_range().start.as_usize() + start);
             assert_eq!(in_store.store_pc(engine_pc), Some(at(start)));
             assert_eq!(in_store.engine_pc(at(start)), Some(engine_pc));
         }
