@@ -58,6 +58,7 @@ pub(crate) fn push<T>(list: &mut Vec<T>, element: T) -> Result<(), OutOfMemory> 
 #[inline]
 pub(crate) fn push_reserved<T>(list: &mut Vec<T>, element: T) {
     let len = list.len();
+    debug_assert!(len < list.capacity(), "nobody made room");
     if let Some(place) = list.spare_capacity_mut().first_mut() {
         place.write(element);
         // SAFETY: within the capacity, and initialised just now.

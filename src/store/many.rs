@@ -33,8 +33,8 @@ struct Image {
     id: ModuleId,
     /// Where the store executes it.
     text: Range<StorePc>,
-    code: EngineCode,
     private: Option<Box<PrivateCode>>,
+    code: EngineCode,
     registered: Registered,
 }
 

@@ -100,9 +100,10 @@ impl ModuleRegistry {
 
     /// Registers `module`, and its image if that is new here.
     ///
-    /// If the module is registered already, its breakpoints are brought into force once more. O(log i) for i images if
-    /// the image is there. If it is new, it takes a handle of the image and O(i), a move of 8 bytes for each image; and a
-    /// copy of the text if the store debugs.
+    /// If the module is registered already, its breakpoints are brought into force once more.
+    ///
+    /// O(log i) for i images if the image is there. Otherwise O(i), a move of 8 bytes for each image, a count of the
+    /// image's handles, and a copy of the text if the store debugs.
     ///
     /// # Errors
     ///
