@@ -1,7 +1,7 @@
 //! A store's own copy of a text, which it may patch.
 //!
 //! The copy is never writable and executable at once. Its bytes are read under a `&` of the owner's and patched under a
-//! `&mut`; everybody else knows its addresses only.
+//! `&mut`; other code knows only its addresses.
 
 use std::io;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 use crate::base_of;
 use crate::compile::{Linker, compile, defined, load, named};
 use std::ops::Range;
-use trapline::image::{DefinedFunctionIndex, FunctionKey, ImageBuilder, ModuleIndex, SignatureIndex};
+use trapline::image::{DefinedFunctionIndex, FunctionKey, ImageBuilder, ImageError, ModuleIndex, SignatureIndex};
 use trapline::store::{Direction, Engine, EngineCode, Module, ModuleRegistry, StoreError};
 use trapline::{PcKind, TrapCode, process};
 
@@ -240,4 +240,18 @@ fn modules_without_text_and_without_functions_are_kept_and_have_no_pc() {
             ));
         }
     }
+}
+
+#[test]
+fn a_trampoline_for_a_signature_that_the_image_does_not_have_is_refused() {
+    let key = FunctionKey::HostToGuestBySignature { signature: SignatureIndex::new(1) };
+    let with = |signatures: &[&str]| {
+        let mut image = ImageBuilder::new();
+        image.text([0x90; 8]).compiled(0..8, key, None);
+        signatures.iter().for_each(|signature| _ = image.signature(*signature));
+        image.finish()
+    };
+    assert!(with(&["()", "(i32)"]).is_ok());
+    let error = with(&["()"]).unwrap_err();
+    assert!(matches!(error, ImageError::NoSuchSignature { key: named, signatures: 1 } if named == key), "{error:?}");
 }
