@@ -128,6 +128,13 @@ use writer::{Freed, Published};
 /// fail: what arc-swap sets up when a thread first writes or takes a snapshot, unless a thread that ended left it one; and
 /// [`pin`](Self::pin), for crossbeam-epoch's record of each thread and what guards that overlap need there.
 ///
+/// # Cost of a write
+///
+/// A write takes a few hundred nanoseconds, and looks at 64 cache lines to learn who is inside. With the feature
+/// `snapshot` it swaps an arc-swap, which walks the records that arc-swap keeps of threads: some 20 ns for each thread of
+/// the process that has used arc-swap, whoever's. (A record of a thread that ended is given to a later one.) Where many
+/// threads take snapshots and writes are many, leave the feature out.
+///
 /// # Fork
 ///
 /// In the child of a `fork`, lookups work, and snapshots. If another thread was writing or reclaiming at the time, writes
