@@ -575,9 +575,13 @@ impl<T: Send + Sync + 'static> fmt::Debug for CodeRegistry<T> {
 impl<T: Send + Sync + 'static> Drop for CodeRegistry<T> {
     /// Drops everything that is registered or retired, but for what snapshots see.
     fn drop(&mut self) {
-        let Some(state) = self.state() else { return };
+        // Acquire pairs with the exchange in `set_once`: the state is initialised.
+        let state = self.state.load(Ordering::Acquire);
+        if state.is_null() {
+            return;
+        }
         // SAFETY: from `Shared::into_raw`; this is the registry's reference.
-        let state = unsafe { Shared::from_raw(ptr::from_ref(state).cast_mut()) };
+        let state = unsafe { Shared::from_raw(state) };
         let mut panics = Panics::default();
         if close(&state, &mut panics) {
             // Perhaps the last reference: what snapshots kept that have gone meanwhile goes now.

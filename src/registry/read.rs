@@ -6,6 +6,8 @@ use super::Guard;
 use super::Snapshot;
 use super::{CodeRegistry, Found, View};
 use crate::handler::node;
+#[cfg(feature = "snapshot")]
+use crate::sync::{Ordering, Shared};
 use alloc::sync::Arc;
 
 impl<T: Send + Sync + 'static> CodeRegistry<T> {
@@ -116,7 +118,8 @@ impl<T: Send + Sync + 'static> CodeRegistry<T> {
     pub fn snapshot(&self) -> Snapshot<T> {
         let Some(state) = self.state() else { return Snapshot::empty() };
         let Some(root) = state.roots.load() else { return Snapshot::empty() };
-        // SAFETY: the state lies in the allocation of a `Shared`: it is from `Shared::into_raw`.
-        Snapshot::new(root, unsafe { crate::sync::Counted::share(state) })
+        // Acquire as in `state`. The registry has a reference until it is dropped.
+        // SAFETY: from `Shared::into_raw`, and not null, since there is a state.
+        Snapshot::new(root, unsafe { Shared::share(self.state.load(Ordering::Acquire)) })
     }
 }

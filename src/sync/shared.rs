@@ -71,24 +71,24 @@ impl<T> Shared<T> {
         core::mem::ManuallyDrop::new(self).0.as_ptr()
     }
 
+    /// One more reference to what `raw` refers to. (A pointer, not a reference: the one that is dropped last writes to
+    /// and frees all of the allocation, which a pointer made from a `&` may not.)
+    ///
+    /// # Safety
+    /// From [`into_raw`](Self::into_raw), and not given back yet.
+    pub(crate) unsafe fn share(raw: *mut Counted<T>) -> Self {
+        // SAFETY: the caller's: there is a reference, so the count is allocated. Relaxed for that reason, too. Each
+        // reference takes a word somewhere or was leaked; we do not defend against 2^63 leaked ones.
+        unsafe { &(*raw).references }.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's: it was not null there.
+        Self(unsafe { NonNull::new_unchecked(raw) })
+    }
+
     /// # Safety
     /// From [`into_raw`](Self::into_raw), and given back once.
     pub(crate) unsafe fn from_raw(raw: *mut Counted<T>) -> Self {
         // SAFETY: the caller's: it was not null there.
         Self(unsafe { NonNull::new_unchecked(raw) })
-    }
-}
-
-impl<T> Counted<T> {
-    /// One more reference to what `this` is of.
-    ///
-    /// # Safety
-    /// `this` lies in the allocation of a [`Shared`], as whatever is borrowed from a pointer of `into_raw` does.
-    pub(crate) unsafe fn share(this: &Self) -> Shared<T> {
-        // Relaxed: the caller has a reference already. Each takes a word somewhere or was leaked; we do not defend
-        // against 2^63 leaked ones.
-        this.references.fetch_add(1, Ordering::Relaxed);
-        Shared(NonNull::from(this))
     }
 }
 
@@ -112,8 +112,8 @@ impl<T> Deref for Shared<T> {
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
-        // SAFETY: counted references keep the value allocated, and it is that of a `Shared`.
-        unsafe { Counted::share(self.0.as_ref()) }
+        // SAFETY: this is a reference, which is not given back meanwhile.
+        unsafe { Self::share(self.0.as_ptr()) }
     }
 }
 
