@@ -63,11 +63,11 @@ pub use handler::trap_code::{TrapCode, UnknownTrapCode, UserTrap};
 pub use handler::walk::{BacktraceEnd, PcKind, Registers};
 #[cfg(feature = "guard")]
 pub use registry::Guard;
-#[cfg(feature = "snapshot")]
-pub use registry::Snapshot;
 pub use registry::{
     CodeId, CodeRegistry, Found, Holder, RegisterError, Registration, Stats, UnregisterError, Unregistered, View,
 };
+#[cfg(feature = "snapshot")]
+pub use registry::{Snapshot, SnapshotIter};
 
 /// The README's examples, compiled and run.
 #[cfg(all(doctest, feature = "snapshot", feature = "guard", feature = "signal", feature = "store"))]

@@ -45,7 +45,7 @@ pub use guard::Guard;
 pub use outcome::{Holder, Unregistered};
 pub use registration::Registration;
 #[cfg(feature = "snapshot")]
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, SnapshotIter};
 pub use stats::Stats;
 pub use view::View;
 

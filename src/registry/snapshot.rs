@@ -8,6 +8,8 @@ use crate::handler::node::{self, Node, NodeRef};
 use crate::sync::Shared;
 use alloc::sync::Arc;
 use core::fmt;
+use core::iter::FusedIterator;
+use core::marker::PhantomData;
 use core::ptr;
 
 /// The registry as it was at one moment.
@@ -25,7 +27,8 @@ use core::ptr;
 ///
 /// # Signal safety
 ///
-/// A handler may look up in a snapshot that it was given by reference; it may not take, clone or drop one.
+/// Async-signal-safe: looking up in a snapshot that exists already, and iterating it. Not for handlers: taking, cloning and
+/// dropping one.
 pub struct Snapshot<T: Send + Sync + 'static> {
     // Fields are dropped in order: the root is let go before the state, which frees what is below it.
     root: Option<RootRef>,
@@ -47,32 +50,80 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
 
     /// Finds the range that holds `pc`. O(log n).
     #[inline(always)]
+    #[must_use]
     pub fn get(&self, pc: usize) -> Option<Found<'_, T>> {
         // SAFETY: a held root keeps its nodes and their payloads alive (N4), which are of the registry's type.
         unsafe { node::find(self.node(), pc).map(|entry| Found::new(pc, entry)) }
     }
 
     /// As [`get`](Self::get), but gives the payload to keep, and the offset of `pc` in its range, in bytes.
+    #[must_use]
     pub fn get_owned(&self, pc: usize) -> Option<(Arc<T>, usize)> {
         self.get(pc).map(|found| (found.to_arc(), found.offset()))
     }
 
     /// All ranges in order of address, each as if its first address had been looked up. O(1) each.
-    pub fn iter(&self) -> impl Iterator<Item = Found<'_, T>> {
+    pub fn iter(&self) -> SnapshotIter<'_, T> {
         // SAFETY: a held root keeps its nodes alive (N4).
         let root = unsafe { NodeRef::new(self.node()) };
-        // SAFETY: a held root keeps payloads alive, which are of the registry's type.
-        tree::ranges(root).map(|entry| unsafe { Found::new(entry.start, entry) })
+        SnapshotIter { ranges: tree::Ranges::new(root), left: self.len(), snapshot: PhantomData }
     }
 
     /// How many ranges there were.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.root.as_ref().map_or(0, |root| root.ranges())
     }
 
     /// Whether there were no ranges.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The ranges of a [`Snapshot`] in order of address.
+pub struct SnapshotIter<'s, T> {
+    ranges: tree::Ranges<'s>,
+    left: usize,
+    snapshot: PhantomData<&'s T>,
+}
+
+impl<'s, T> Iterator for SnapshotIter<'s, T> {
+    type Item = Found<'s, T>;
+
+    fn next(&mut self) -> Option<Found<'s, T>> {
+        let Some(entry) = self.ranges.next() else {
+            // Those that were removed without memory were counted, too.
+            self.left = 0;
+            return None;
+        };
+        self.left = self.left.saturating_sub(1);
+        // SAFETY: the snapshot, which is borrowed, keeps payloads alive, which are of the registry's type.
+        Some(unsafe { Found::new(entry.start, entry) })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<T> ExactSizeIterator for SnapshotIter<'_, T> {}
+
+impl<T> FusedIterator for SnapshotIter<'_, T> {}
+
+impl<T> fmt::Debug for SnapshotIter<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotIter").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl<'s, T: Send + Sync + 'static> IntoIterator for &'s Snapshot<T> {
+    type Item = Found<'s, T>;
+    type IntoIter = SnapshotIter<'s, T>;
+
+    fn into_iter(self) -> SnapshotIter<'s, T> {
+        self.iter()
     }
 }
 
@@ -90,5 +141,5 @@ impl<T: Send + Sync + 'static> fmt::Debug for Snapshot<T> {
 
 // SAFETY: a snapshot is shared references to nodes that do not change and to payloads that are Send and Sync.
 unsafe impl<T: Send + Sync + 'static> Send for Snapshot<T> {}
-// SAFETY: as above.
+// SAFETY: a snapshot is shared references to nodes that do not change and to payloads that are Send and Sync.
 unsafe impl<T: Send + Sync + 'static> Sync for Snapshot<T> {}

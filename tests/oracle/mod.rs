@@ -232,8 +232,12 @@ impl Oracle {
     #[cfg(feature = "snapshot")]
     fn compare(&self, snapshot: &Snapshot<Payload>, map: &Map) {
         assert_eq!(snapshot.len(), map.len());
-        let got = snapshot.iter().map(|found| (found.range().start, (found.range().end, found.payload().number)));
-        assert!(got.eq(map.iter().map(|(start, rest)| (*start, *rest))));
+        let mut all = snapshot.into_iter();
+        for (left, (start, (end, number))) in (0..map.len()).rev().zip(map) {
+            let found = all.next().map(|found| (found.range(), found.payload().number));
+            assert_eq!((found, all.len()), (Some((*start..*end, *number)), left));
+        }
+        assert!(all.next().is_none() && all.next().is_none());
         for (start, (end, number)) in map.iter().take(100) {
             for pc in [*start, end - 1] {
                 assert_eq!(snapshot.get(pc).map(|found| found.payload().number), Some(*number));

@@ -35,7 +35,7 @@ pub(crate) use list::List;
 pub(crate) use node::Retired;
 pub(crate) use pool::{Pool, Stack};
 #[cfg(feature = "snapshot")]
-pub(crate) use ranges::ranges;
+pub(crate) use ranges::Ranges;
 
 use crate::handler::node::{Node, NodeRef};
 

@@ -7,11 +7,38 @@ use super::node::Kind;
 use super::path::LEVELS;
 use crate::handler::node::{Entry, NodeRef};
 
-/// The ranges of a tree that lookups find: hidden ones are empty.
-pub(crate) fn ranges(root: Option<NodeRef<'_>>) -> impl Iterator<Item = Entry> {
-    Leaves { steps: Buffer::new(), next: root }
-        .flat_map(|leaf| leaf.entries_but(0))
-        .filter(|entry| entry.start < entry.end)
+/// The ranges of a tree that lookups find.
+pub(crate) struct Ranges<'t> {
+    leaves: Leaves<'t>,
+    leaf: Option<LeafRef<'t>>,
+    /// Of the leaf, comes next.
+    slot: usize,
+}
+
+impl<'t> Ranges<'t> {
+    pub(crate) fn new(root: Option<NodeRef<'t>>) -> Self {
+        Self { leaves: Leaves { steps: Buffer::new(), next: root }, leaf: None, slot: 0 }
+    }
+}
+
+impl Iterator for Ranges<'_> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        loop {
+            let Some(leaf) = self.leaf.filter(|leaf| self.slot < leaf.len()) else {
+                self.leaf = Some(self.leaves.next()?);
+                self.slot = 0;
+                continue;
+            };
+            let entry = leaf.entry(self.slot);
+            self.slot += 1;
+            // Hidden ranges are empty.
+            if entry.start < entry.end {
+                return Some(entry);
+            }
+        }
+    }
 }
 
 /// The leaves of a tree from left to right.
