@@ -55,6 +55,7 @@ pub(crate) fn push<T>(list: &mut Vec<T>, element: T) -> Result<(), OutOfMemory> 
 ///
 /// In the last place at once: `Vec::push` makes the element on the stack, where it would be found if the list had to grow,
 /// and copies it. A store of ten images is made in 11% less time so.
+#[cfg(feature = "store")]
 #[inline]
 pub(crate) fn push_reserved<T>(list: &mut Vec<T>, element: T) {
     let len = list.len();
