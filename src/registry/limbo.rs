@@ -44,7 +44,7 @@ pub(crate) struct Limbo {
 /// What a collection found out.
 #[derive(Default)]
 pub(crate) struct Collected {
-    /// Who may see a payload that was retired by the last write, if anybody does.
+    /// Which reader may see a payload that the last write retired, if there is one.
     pub(crate) held: Option<Holder>,
     /// The tick at which the newest garbage died that guards are in the way of.
     pub(crate) guarded: Option<u64>,
@@ -230,7 +230,7 @@ impl Limbo {
             || self.readers.kept().any(|list| list.iter().any(is_it))
     }
 
-    /// Everything, whoever may see it: the end of the registry and of all its snapshots.
+    /// Everything, whether seen or not: the end of the registry and of all its snapshots.
     pub(crate) fn take_all(&mut self) -> List {
         let mut all = core::mem::replace(&mut self.fresh, List::new());
         self.readers.end(&mut all);

@@ -132,7 +132,7 @@ use writer::{Freed, Published};
 ///
 /// A write takes a few hundred nanoseconds, and looks at 64 cache lines to learn who is inside. With the feature
 /// `snapshot` it swaps an arc-swap, which walks the records that arc-swap keeps of threads: some 20 ns for each thread of
-/// the process that has used arc-swap, whoever's. (A record of a thread that ended is given to a later one.) Where many
+/// the process that has used arc-swap, through any crate. (A record of a thread that ended is given to a later one.) Where many
 /// threads take snapshots and writes are many, leave the feature out.
 ///
 /// # Fork

@@ -75,7 +75,7 @@ impl Readers {
             for (claim, found) in found.claims.into_iter().enumerate() {
                 let known = &mut self.claims[stripe][claim];
                 if found != *known {
-                    // Whoever was here is gone, or announced something else: what was kept is not what newcomers see.
+                    // The reader that was here has gone, or announced something else: newcomers do not see what was kept for it.
                     loose.append(&mut self.kept[stripe][claim]);
                     // If this one announces nothing, it came after the last look.
                     self.unannounced_since[stripe][claim] = self.last;

@@ -63,7 +63,7 @@ impl Freed {
 /// What a removal took out for its caller.
 pub(super) struct Taken {
     pub(super) payload: *const (),
-    /// Whoever sees the payload sees this leaf,
+    /// A reader that sees the payload sees this leaf,
     leaf: *const Node,
     /// which died at this tick.
     death: u64,

@@ -1,7 +1,7 @@
 //! The crate's private epoch: crossbeam's, with a collector of our own.
 //!
 //! Private, because a stranger's parked pin on the default collector would hold up our garbage, and because only our
-//! own closures ever run here: they raise a number, and neither lock nor free what anybody still sees.
+//! own closures ever run here: they raise a number, and neither lock nor free what a reader still sees.
 
 use super::{AtomicPtr, set_once};
 use crossbeam_epoch::{Collector, LocalHandle};

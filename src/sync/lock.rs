@@ -54,7 +54,7 @@ impl<V> Lock<V> {
             }
             core::hint::spin_loop();
         }
-        // From here on the lock is taken as "waited for": whoever unlocks it next wakes the next in line.
+        // From here on the lock is marked as waited for: the thread that unlocks it wakes the next in line.
         loop {
             let word = self.word.load(Ordering::Relaxed);
             if word == 0 {

@@ -38,7 +38,7 @@ sites! {
     TickStore = Release,
     /// Reader: compare-exchange of its claim from 0. SeqCst, with `RootLoad` and `ScanFence`: a reader that the scan does
     /// not see finds the new root. Acquire pairs with the `GateYield` of the reader before, and Release with `GateScan`:
-    /// what that one did is known to whoever sees this one.
+    /// what that one did is known to the writer that sees this one.
     GateClaim = SeqCst,
     /// Reader: another announcement in its claim; SeqCst as `GateClaim` is, and Release pairs with `GateScan` likewise.
     GateRaise = SeqCst,
@@ -64,7 +64,7 @@ sites! {
     GuardLeave = Release,
     /// The end of a counted reference, as a snapshot is one to a root; pairs with `SharedGone`.
     SharedDrop = Release,
-    /// Writer: whether a superseded root is nobody's; and whoever drops the last reference; pairs with `SharedDrop`.
+    /// Writer: whether a superseded root is unused; and the thread that drops the last reference; pairs with `SharedDrop`.
     SharedGone = Acquire,
     /// Writer: the tick of garbage that waits for guards; pairs with `GuardedLoad`.
     GuardedStore = Release,
