@@ -75,6 +75,7 @@ impl<const N: usize> Backtrace<N> {
     /// # Signal safety
     ///
     /// Async-signal-safe.
+    #[must_use]
     pub fn pcs(&self) -> Pcs<'_> {
         Pcs { left: self.0.pcs().iter(), next: self.0.kind(0) }
     }
@@ -86,6 +87,7 @@ impl<const N: usize> Backtrace<N> {
     ///
     /// Not for handlers: dropping a symbol may unmap.
     #[cfg(feature = "image")]
+    #[must_use]
     pub fn symbols(&self) -> impl ExactSizeIterator<Item = Option<Symbol>> + '_ {
         self.pcs().map(|(pc, kind)| process::symbolize(pc, kind))
     }

@@ -31,6 +31,13 @@
 // RealtimeSanitizer watches what handlers call: `verification/realtime/run`.
 #![cfg_attr(trapline_rtsan, feature(sanitize))]
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
+// What CONTRIBUTING asks of public functions.
+#![warn(
+    clippy::missing_errors_doc,
+    clippy::missing_safety_doc,
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use
+)]
 
 extern crate alloc;
 

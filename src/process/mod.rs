@@ -273,6 +273,7 @@ impl Registration {
     }
 
     /// Leaves the code registered for the rest of the process.
+    #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn leak(self) -> Option<CodeId> {
         self.0.leak()
     }

@@ -47,6 +47,7 @@ impl<'r, T: Send + Sync + 'static> Registration<'r, T> {
     }
 
     /// Leaves the code registered: until [`CodeRegistry::unregister`] is called with the id, or for good.
+    #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn leak(mut self) -> Option<CodeId> {
         self.id.take()
     }

@@ -63,6 +63,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
     }
 
     /// All ranges in order of address, each as if its first address had been looked up. O(1) each.
+    #[must_use]
     pub fn iter(&self) -> SnapshotIter<'_, T> {
         // SAFETY: a held root keeps its nodes alive (N4).
         let root = unsafe { NodeRef::new(self.node()) };

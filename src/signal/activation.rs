@@ -214,6 +214,10 @@ impl fmt::Debug for Entry<'_> {
 ///   stack that is not the thread's own, and where it does not say so, this call is not given up, nor resumed on
 ///   another thread; and registered code does not trap on other such stacks outside of calls.
 ///
+/// # Errors
+///
+/// The [`Trap`], if the code trapped or a host function [raised](raise) one.
+///
 /// # Signal safety
 ///
 /// Not for handlers: the first call on a thread allocates.
@@ -258,6 +262,10 @@ pub unsafe fn catch_trap(f: unsafe extern "C" fn(*mut c_void), arg: *mut c_void)
 /// - If the call is given up, the exit stays for as long as others are made on this stack.
 /// - While this runs, only the guest code writes to the exit, through the pointer that it has; other users of the cell
 ///   leave in it what it held.
+///
+/// # Errors
+///
+/// The [`Trap`], if the code trapped or a host function [raised](raise) one.
 ///
 /// # Signal safety
 ///

@@ -212,6 +212,7 @@ impl ModuleRegistry {
     }
 
     /// All breakpoints by module, function and offset, those of modules that are not registered included.
+    #[must_use]
     pub fn breakpoints(&self) -> impl ExactSizeIterator<Item = Breakpoint> + '_ {
         self.many().map_or(&[][..], |many| &many.breakpoints.asked).iter().map(|asked| Breakpoint {
             module: asked.key.module,

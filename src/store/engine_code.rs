@@ -237,6 +237,7 @@ impl EngineCode {
 
     /// The modules compiled into this image, by static index.
     #[inline]
+    #[must_use]
     pub fn modules(&self) -> impl ExactSizeIterator<Item = Module<'_>> + '_ {
         (0..self.module_count()).map(|index| Module::of(self, ModuleIndex::new(index)))
     }

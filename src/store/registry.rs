@@ -253,6 +253,7 @@ impl ModuleRegistry {
 
     /// What each of [`Backtrace::pcs`] stands for, in their order: see
     /// [`lookup_frame_info`](Self::lookup_frame_info).
+    #[must_use]
     pub fn resolve<'s, const N: usize>(
         &'s self,
         backtrace: &'s Backtrace<N>,
