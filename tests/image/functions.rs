@@ -148,7 +148,7 @@ fn keys_that_break_a_rule_are_refused_by_the_parser() {
     let kind = |kind: u32| kind << 24;
     assert!(keys([0, 1, kind(1)], [0; 3]).is_ok());
     assert!(keys([kind(2), kind(3), kind(4)], [1, u32::MAX, u32::MAX]).is_ok());
-    for space in [kind(5), kind(255), kind(2) | 1, kind(3) | 1, kind(4) | 0xff_ffff] {
+    for space in [kind(6), kind(255), kind(2) | 1, kind(3) | 1, kind(4) | 0xff_ffff, kind(5) | 1] {
         assert_error!(
             keys([0, space, 0], [0, 0, 1]),
             Err(ImageError::UnknownFunctionKey { start: 10, space: found }) if found == space
