@@ -234,7 +234,8 @@ impl<const N: usize> Default for Backtrace<N> {
 }
 
 /// A frame a line, with its address, and its name in code that the process-wide registry knows:
-/// `#0 0x7f25e3a0000f demo!average + 0xf (source 0x20)`. Not for handlers.
+/// `#0 0x7f25e3a0000f demo!average + 0xf (source 0x20)`. The name and the offset are those of the instruction that the frame
+/// is executing: of a return address, of its call's last byte. Not for handlers.
 impl<const N: usize> fmt::Display for Backtrace<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (pc, kind)) in self.pcs().enumerate() {

@@ -20,7 +20,7 @@
 //! |---|---|
 //! | find code of your own from your own handlers | [`CodeRegistry`] |
 //! | load code with its tables, and find it from anywhere in the process | [`image`], [`process`] |
-//! | turn hardware traps into errors of the call | [`signal`] |
+//! | turn hardware traps into an `Err` of the call | [`signal`] |
 //! | know who called the code that trapped or was sampled | [`Backtrace`] |
 //! | run modules in many stores, with frames, trampolines and breakpoints | [`store`] |
 //! | learn what a handler may do, and what this crate promises | [`guide`] |
@@ -77,6 +77,13 @@ pub use registry::{
 pub use registry::{Snapshot, SnapshotIter};
 
 /// The README's examples, compiled and run.
-#[cfg(all(doctest, feature = "snapshot", feature = "guard", feature = "signal", feature = "store"))]
+#[cfg(all(
+    doctest,
+    target_os = "linux",
+    feature = "snapshot",
+    feature = "guard",
+    feature = "signal",
+    feature = "store"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -7,7 +7,7 @@
 mod common;
 
 use common::machine::{CALL_HOST, CALL_HOST_INVALID, INVALID, RECURSE, RETURN};
-use common::old_handler::{FOUR, bit, mask, set_action};
+use common::old_handler::{FOUR, SKIP, bit, handler, mask, set_action};
 use common::{Guest, Loaded, alternate_stack, in_child, install_all, load, run};
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -339,6 +339,43 @@ fn a_hint_is_printed_once_to_whoever_forgot_install() {
             });
             let expected = if cfg!(debug_assertions) { expected } else { 0 };
             assert_eq!(printed.matches("nothing is installed to catch traps").count(), expected, "{printed}");
+        })
+        .well();
+    }
+}
+
+/// By debug builds only.
+#[test]
+fn a_fault_of_registered_code_that_is_no_trap_is_explained_once_before_it_is_passed_on() {
+    for (variant, sites, expected) in [
+        (
+            "no site",
+            &[][..],
+            "SIGILL of registered code at text offset 0x0 is passed on: the code there is no trap site",
+        ),
+        ("a site beside it", &[(1, TrapCode::Unreachable)][..], "the code there is no trap site"),
+        ("not entered", &[(0, TrapCode::Unreachable)][..], "was not entered by catch_trap on this stack"),
+        ("a trap", &[(0, TrapCode::Unreachable)][..], ""),
+    ] {
+        in_child(variant, || {
+            set_action(libc::SIGILL, handler(SKIP), libc::SA_SIGINFO, &[]);
+            install_all();
+            let code = load(INVALID, sites);
+            let printed = printed(|| {
+                for _ in 0..3 {
+                    match variant {
+                        "not entered" => {
+                            // SAFETY: a function of this type; the old handler skips its first instruction.
+                            let function = unsafe { mem::transmute::<usize, extern "C" fn()>(code.start) };
+                            function();
+                        }
+                        _ => assert_eq!(run(&code, ptr::null_mut()).is_err(), variant == "a trap"),
+                    }
+                }
+            });
+            let times = usize::from(cfg!(debug_assertions) && !expected.is_empty());
+            assert_eq!(printed.matches("is passed on").count(), times, "{printed}");
+            assert!(times == 0 || printed.contains(expected), "{printed}");
         })
         .well();
     }

@@ -272,7 +272,7 @@ impl Registration {
         self.0.leak().map(|id| CODE.unregister_and_wait(id)).transpose()
     }
 
-    /// Leaves the code registered for the rest of the process.
+    /// Leaves the code registered: until [`unregister`] is called with the id, or for good.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn leak(self) -> Option<CodeId> {
         self.0.leak()

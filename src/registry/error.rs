@@ -84,7 +84,7 @@ impl fmt::Display for UnregisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRegistered { id } => {
-                write!(f, "code {id} is not registered here, or no longer; what is at its address now has another id")
+                write!(f, "code {id} is not registered here: it was removed before, or belongs to another registry")
             }
             Self::Forked => f.write_str(FORKED),
         }

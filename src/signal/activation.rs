@@ -315,7 +315,7 @@ pub unsafe fn catch_trap_with(
     entry: Entry<'_>,
 ) -> Result<(), Trap> {
     #[cfg(debug_assertions)]
-    super::forgotten::look_for_handlers(f as usize);
+    super::hints::look_for_handlers(f as usize);
     let Entry { trace, exit, stack } = entry;
     let mut room = MaybeUninit::<Activation>::uninit();
     // The activations before this one are above it.

@@ -60,10 +60,10 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut c_void, context: *mut c_vo
     };
     // Only a stack overflow can be ours without a trap site, and it is a SIGSEGV.
     if trap_code.is_none() && signum != libc::SIGSEGV {
-        return false;
+        return not_ours(signum, &site, "is no trap site");
     }
     let Some(activation) = innermost(frame.sp) else {
-        return false;
+        return not_ours(signum, &site, "was not entered by catch_trap on this stack");
     };
     // SAFETY: the kernel's arguments.
     let fault_address = unsafe { fault_address(signum, info) };
@@ -72,7 +72,7 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut c_void, context: *mut c_vo
         (None, Some(address)) if activation.stack().overflows(address, frame.sp) => {
             (TrapCode::StackOverflow, fault_address)
         }
-        (None, _) => return false,
+        (None, _) => return not_ours(signum, &site, "is no trap site, and did not overflow the stack"),
     };
     // SAFETY: the caller passes the kernel's arguments.
     let signal = Some(TrapSignal { number: signum, code: unsafe { (*info).si_code } });
@@ -84,6 +84,13 @@ pub unsafe fn handle_signal(signum: c_int, info: *mut c_void, context: *mut c_vo
     // SAFETY: the kernel's context; `sp` is of the innermost `enter` of this thread, which is below the trap.
     unsafe { arch::redirect(context, sp) };
     true
+}
+
+/// A fault of registered code that is passed on: `false`. Debug builds print why.
+fn not_ours(_signum: c_int, _site: &TrapSite, _why: &str) -> bool {
+    #[cfg(all(debug_assertions, not(trapline_rtsan)))]
+    super::hints::say_why_passed_on(_signum, _site, _why);
+    false
 }
 
 /// The kernel's code for a fault without an address; the field is zero then.

@@ -57,6 +57,17 @@
 //! - On AArch64, guest code does not trap in SME's streaming mode; and `brk` becomes a `SIGTRAP`, which is left to
 //!   debuggers: `udf` is the instruction that traps.
 //!
+//! # If a trap kills the process
+//!
+//! It was passed on, because it does not look like a trap of registered code that `catch_trap` entered. Debug builds print
+//! what was wrong, once. What it can be:
+//!
+//! - The trap site is not at the *first byte of the instruction*, counted from the start of the text; or there is none.
+//! - The image is not registered, or its registration was dropped (`let _ = ...` drops it at once).
+//! - The signal is not among those given to [`install`]: a division raises `SIGFPE`, `ud2` and `udf` raise `SIGILL`.
+//! - The code was not called by `catch_trap`, or runs on a stack that its [`Entry`] does not know.
+//! - The code is in a registry of your own: handlers of your own look there, and decide what becomes of the thread.
+//!
 //! # How a trap is caught
 //!
 //! `catch_trap` puts an *activation* on its stack, links it to the thread's previous one (guest calls host calls
@@ -108,9 +119,9 @@ mod alt_stack;
 mod arch;
 mod chain;
 mod exit;
-#[cfg(debug_assertions)]
-mod forgotten;
 mod handle;
+#[cfg(debug_assertions)]
+mod hints;
 mod innermost;
 mod install;
 mod library;

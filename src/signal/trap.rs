@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use std::fmt;
 
 /// Where in registered code a trap happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct TrapSite {
     /// The address of the faulting instruction.
@@ -14,6 +14,16 @@ pub struct TrapSite {
     pub text_offset: usize,
     /// The registration that covered `pc` at that moment. It may have been removed since.
     pub id: CodeId,
+}
+
+impl fmt::Debug for TrapSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrapSite")
+            .field("pc", &format_args!("{:#x}", self.pc))
+            .field("text_offset", &format_args!("{:#x}", self.text_offset))
+            .field("id", &self.id)
+            .finish()
+    }
 }
 
 /// The signal that a trap arrived as, in the kernel's numbers.

@@ -88,7 +88,11 @@ impl fmt::Display for ImageError {
                 u32::MAX
             ),
             ImageError::OutOfOrder { entry, previous, range } if previous == range => {
-                write!(f, "two entries are a {entry} at text offset {:#x}; give each one", range.start)
+                write!(
+                    f,
+                    "there is more than one {entry} at text offset {:#x}; give each an offset of its own",
+                    range.start
+                )
             }
             ImageError::OutOfOrder { entry, previous, range } => write!(
                 f,
