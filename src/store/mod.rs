@@ -1,13 +1,14 @@
 //! The store layer: what runtimes with modules and stores build on the process-wide registry.
 //!
 //! ```text
-//!  Engine <--- EngineCode: the canonical text, registered for handlers, with its image's tables and the embedder's data
-//!                ^   ^
+//!  Engine <--- EngineCode        the canonical text, registered for handlers,
+//!                ^   ^           with its image's tables and the embedder's data
 //!   borrowed for |   | kept until the store is dropped
 //!             Module |
-//!                    ModuleRegistry: one store's images, and which of their modules are registered
+//!                    ModuleRegistry   one store's images and registered modules
 //!                      |
-//!                      +-- StoreCode: where the store executes an image: the engine's text, or a private copy
+//!                      +-- StoreCode  where the store executes an image:
+//!                                     the engine's text, or a private copy
 //! ```
 //!
 //! An [`EngineCode`] is the one owning handle: whatever else is handed out borrows from one, be it the caller's or a
