@@ -157,6 +157,39 @@ fn the_first_registration_ever_that_finds_no_memory_is_an_error() {
     assert!(refused >= 3, "the shared state, its watermark, and a leaf at least");
 }
 
+/// arc-swap has no record of the thread yet, and aborts if there is no memory for one.
+#[test]
+fn the_first_removal_of_a_thread_succeeds_without_any_memory() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALIVE: AtomicIsize = AtomicIsize::new(0);
+    let registry = prepared(1, &ALIVE);
+    let at = page(0).start;
+    let id = registry.with(at, |found| found.id()).unwrap();
+    // The records of threads that ended are used again: all of them are taken.
+    thread::scope(|scope| {
+        let others: Vec<_> = (0..64)
+            .map(|_| {
+                let (go, wait) = channel::<()>();
+                let (ready, is_ready) = channel();
+                let registry = &registry;
+                scope.spawn(move || {
+                    drop(registry.snapshot());
+                    ready.send(()).unwrap();
+                    _ = wait.recv();
+                });
+                is_ready.recv().unwrap();
+                go
+            })
+            .collect();
+        let removed = scope.spawn(|| with_allocations(0, || registry.unregister(id))).join().unwrap();
+        assert_eq!(removed, Ok(Unregistered::Held(Holder::OutOfMemory)));
+        drop(others);
+    });
+    assert!(registry.with(at, |_| ()).is_none());
+    registry.reclaim();
+    assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+}
+
 #[test]
 fn snapshots_take_no_memory() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -126,7 +126,7 @@ use writer::{Freed, Published};
 /// kept may take as many writes as there are superseded snapshots, if these are many.)
 ///
 /// Failed allocations are errors, and removals take no memory. Two things abort the process, which have no other way to
-/// fail: what arc-swap sets up when a thread first writes or takes a snapshot, unless a thread that ended left it one; and
+/// fail: what arc-swap sets up when a thread first takes a snapshot, or ends a registry, and never wrote; and
 /// [`pin`](Self::pin), for crossbeam-epoch's record of each thread and what guards that overlap need there.
 ///
 /// # Cost of a write

@@ -82,6 +82,7 @@ impl Roots {
 
     /// Sets aside what `publications`, two at most, and the end of the registry take.
     pub(super) fn set_aside(&mut self, publications: usize, limbo: &mut Limbo) -> Result<(), NoMemory> {
+        sync::prepare_to_swap()?;
         for spare in &mut self.spare[..publications] {
             if spare.is_none() {
                 let kept = UnsafeCell::new(List::new());

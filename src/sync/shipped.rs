@@ -25,6 +25,37 @@ impl<R: arc_swap::RefCnt> RootCell<R> {
     }
 }
 
+/// Has arc-swap make its record of this thread now, if it has none, so that a swap takes no memory.
+///
+/// arc-swap aborts without memory for the record. So a block of its size is allocated and freed first: it aborts only if
+/// another thread takes the last such block in between.
+#[cfg(feature = "snapshot")]
+pub(crate) fn prepare_to_swap() -> Result<(), super::NoMemory> {
+    use core::alloc::Layout;
+    /// Three cache lines.
+    const RECORD: Layout = match Layout::from_size_align(192, 64) {
+        Ok(record) => record,
+        Err(_) => unreachable!(),
+    };
+    static NOTHING: arc_swap::ArcSwapAny<Option<alloc::sync::Arc<()>>> = arc_swap::ArcSwapOption::const_empty();
+    std::thread_local!(static PREPARED: core::cell::Cell<bool> = const { core::cell::Cell::new(false) });
+    if PREPARED.get() {
+        return Ok(());
+    }
+    // SAFETY: the layout has a size.
+    let block = unsafe { alloc::alloc::alloc(RECORD) };
+    // Unless the compiler has to believe that the block is looked at, it leaves both calls out.
+    let block = core::hint::black_box(block);
+    if block.is_null() {
+        return Err(super::NoMemory::of(RECORD));
+    }
+    // SAFETY: allocated above, with this layout.
+    unsafe { alloc::alloc::dealloc(block, RECORD) };
+    drop(NOTHING.load());
+    PREPARED.set(true);
+    Ok(())
+}
+
 /// Nothing in a normal build; under loom, a check that a node is not read after it was freed.
 pub(crate) struct Liveness;
 
