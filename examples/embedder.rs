@@ -10,6 +10,7 @@ mod linux_x86_64 {
     use memmap2::{Mmap, MmapMut};
     use std::ffi::{c_int, c_void};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
     use std::{error::Error, io, mem, ptr};
     use trapline::CodeRegistry;
 
@@ -29,20 +30,30 @@ mod linux_x86_64 {
         0xc3, // ret
     ];
 
-    extern "C" fn on_segv(signal: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
-        // SAFETY: the kernel's argument.
-        let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    /// The action that was there before ours.
+    static OLD: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
+
+    extern "C" fn on_segv(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: the kernel's arguments.
+        let (code, registers) =
+            unsafe { ((*info).si_code, &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs) };
         let pc = &mut registers[libc::REG_RIP as usize];
-        // Everything is copied out of the closure: what it was lent is given back when it returns.
-        match PROBES.with(*pc as usize, |found| found.range().start + found.payload().recovery) {
-            Some(recovery) => *pc = recovery as i64,
-            // Not ours: the fault happens again, and does what it would have done. (A program with other handlers
-            // would call the old one here.)
-            // SAFETY: resets one action.
-            None => unsafe {
-                libc::signal(signal, libc::SIG_DFL);
-            },
-        }
+        // A signal that somebody sent says nothing about the instruction it interrupted. The answer is copied out of the
+        // closure: what it was lent is given back when it returns.
+        let recovery =
+            if code > 0 { PROBES.with(*pc as usize, |f| f.range().start + f.payload().recovery) } else { None };
+        let Some(recovery) = recovery else {
+            // Not ours. The old action gets it: a fault happens again, and what was sent is sent again.
+            // SAFETY: an action that was there before; `OLD` was set before the handler was installed.
+            unsafe {
+                libc::sigaction(signal, OLD.load(Relaxed), ptr::null_mut());
+                if code <= 0 {
+                    libc::raise(signal);
+                }
+            }
+            return;
+        };
+        *pc = recovery as i64;
     }
 
     pub fn main() -> Result<(), Box<dyn Error>> {
@@ -54,7 +65,9 @@ mod linux_x86_64 {
 
         // SAFETY: a zeroed action is one without flags; the handler is of the type that SA_SIGINFO asks for.
         let installed = unsafe {
-            let mut action: libc::sigaction = mem::zeroed();
+            let (mut action, mut old): (libc::sigaction, libc::sigaction) = (mem::zeroed(), mem::zeroed());
+            libc::sigaction(libc::SIGSEGV, ptr::null(), &mut old);
+            OLD.store(Box::into_raw(Box::new(old)), Relaxed);
             action.sa_sigaction = on_segv as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             libc::sigaction(libc::SIGSEGV, &action, ptr::null_mut())

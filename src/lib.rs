@@ -31,6 +31,11 @@
 // RealtimeSanitizer watches what handlers call: `verification/realtime/run`.
 #![cfg_attr(trapline_rtsan, feature(sanitize))]
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
+// Where features are off, links to what they bring lead nowhere.
+#![cfg_attr(
+    not(all(target_os = "linux", feature = "snapshot", feature = "guard", feature = "signal", feature = "store")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 // What CONTRIBUTING asks of public functions.
 #![warn(
     clippy::missing_errors_doc,
@@ -47,9 +52,7 @@ compile_error!("trapline counts its publications in 64-bit atomics, and this tar
 #[cfg(feature = "image")]
 mod allocate;
 mod backtrace;
-#[cfg(feature = "image")]
-mod counted;
-#[cfg(all(doc, feature = "snapshot", feature = "guard", feature = "signal", feature = "store"))]
+#[cfg(all(doc, target_os = "linux", feature = "snapshot", feature = "guard", feature = "signal", feature = "store"))]
 pub mod guide;
 mod handler;
 #[cfg(feature = "image")]
@@ -64,6 +67,8 @@ pub mod signal;
 #[cfg(feature = "store")]
 pub mod store;
 mod sync;
+#[cfg(feature = "image")]
+mod words;
 
 pub use backtrace::{Backtrace, Pcs};
 pub use handler::trap_code::{TrapCode, UnknownTrapCode, UserTrap};

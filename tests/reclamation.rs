@@ -757,3 +757,29 @@ fn a_batch_that_unwinds_is_undone() {
         drop(registry.register_all([(0x1000..0x1008, code)]).unwrap());
     });
 }
+
+/// Without `std` a panic cannot be held back until the others are dropped: they leak, and nothing else does.
+#[cfg(not(feature = "std"))]
+#[test]
+fn a_payload_that_panics_leaves_the_registrys_own_memory_counted_right() {
+    struct Panics(bool);
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            assert!(!self.0, "a payload");
+        }
+    }
+
+    let registry = CodeRegistry::new();
+    let kept = registry.register(0x10..0x20, Arc::new(Panics(false))).unwrap();
+    let before = registry.stats().live_bytes;
+    for _ in 0..4 {
+        let register = |i: usize| registry.register(i * 0x1000..i * 0x1000 + 8, Arc::new(Panics(i == 1))).unwrap();
+        let ids: Vec<_> = (1..=200).map(|i| register(i).leak().unwrap()).collect();
+        registry.with(0x18, |_| ids.into_iter().for_each(|id| _ = registry.unregister(id).unwrap()));
+        assert!(std::panic::catch_unwind(|| registry.reclaim()).is_err());
+        registry.reclaim();
+    }
+    assert_eq!((registry.stats().live_bytes, registry.stats().live_ranges), (before, 1));
+    drop(kept);
+}

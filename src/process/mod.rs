@@ -73,14 +73,15 @@ pub fn register(image: Arc<Image>) -> Result<Registration, RegisterError> {
 ///
 /// Not for handlers: allocates and takes the writers' lock.
 pub fn register_all(images: impl IntoIterator<Item = Arc<Image>>) -> Result<Vec<Registration>, RegisterError> {
-    let mut refused = None;
-    let texts = images.into_iter().map_while(|image| {
-        let text = text_of(image).map_err(|error| refused = Some(error)).ok()?;
-        Some((text.text_range(), text))
-    });
-    let registrations = CODE.register_all(texts)?;
-    // Dropping them takes back what was registered before memory ran out.
-    refused.map_or_else(|| Ok(registrations.into_iter().map(Registration).collect()), Err)
+    // All of them are made before any is published: whatever there is no memory for, no lookup has found a part.
+    let mut texts = Vec::new();
+    for image in images {
+        let text = text_of(image)?;
+        let range = text.text_range();
+        allocate::push(&mut texts, (range.clone(), text))
+            .map_err(|OutOfMemory { bytes }| RegisterError::OutOfMemory { range, bytes })?;
+    }
+    Ok(CODE.register_all(texts)?.into_iter().map(Registration).collect())
 }
 
 /// Registers a private copy.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{RegisteredText, get_owned};
 use crate::handler::walk::PcKind;
 use crate::image::{Function, Image, ModuleInfo};
+use crate::words::Name;
 
 /// What the registered code at a program counter is called. It keeps the image mapped, not registered.
 ///
@@ -95,10 +96,10 @@ impl Symbol {
 impl fmt::Display for Symbol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(module) = self.module().and_then(|module| module.name()) {
-            write!(f, "{module}!")?;
+            write!(f, "{}!", Name(module))?;
         }
         match self.function().map(|function| (function.name(), function.key())) {
-            Some((Some(name), _)) => f.write_str(name)?,
+            Some((Some(name), _)) => write!(f, "{}", Name(name))?,
             Some((None, key)) => write!(f, "{key}")?,
             None => f.write_str("text")?,
         }

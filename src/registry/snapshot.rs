@@ -104,12 +104,11 @@ impl<'s, T> Iterator for SnapshotIter<'s, T> {
         Some(unsafe { Found::new(entry.start, entry) })
     }
 
+    /// Not exact: ranges that were removed without memory are counted, and missing.
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        (0, Some(self.left))
     }
 }
-
-impl<T> ExactSizeIterator for SnapshotIter<'_, T> {}
 
 impl<T> FusedIterator for SnapshotIter<'_, T> {}
 
@@ -139,6 +138,11 @@ impl<T: Send + Sync + 'static> fmt::Debug for Snapshot<T> {
         f.debug_struct("Snapshot").field("ranges", &self.len()).finish_non_exhaustive()
     }
 }
+
+// SAFETY: it borrows a snapshot, which is shared references to nodes that do not change and payloads that are Send and Sync.
+unsafe impl<T: Send + Sync> Send for SnapshotIter<'_, T> {}
+// SAFETY: it borrows a snapshot, which is shared references to nodes that do not change and payloads that are Send and Sync.
+unsafe impl<T: Send + Sync> Sync for SnapshotIter<'_, T> {}
 
 // SAFETY: a snapshot is shared references to nodes that do not change and to payloads that are Send and Sync.
 unsafe impl<T: Send + Sync + 'static> Send for Snapshot<T> {}

@@ -46,23 +46,42 @@ impl<T> State<T> {
     }
 
     /// Drops payloads and gives memory back.
-    fn free(&self, mut freed: Freed, panics: &mut Panics) {
+    fn free(&self, freed: Freed, panics: &mut Panics) {
+        let mut emptying = Emptying { state: self, freed, emptied: Stack::new() };
         // SAFETY: nobody else sees a freed payload, and those of this registry come from `Arc::into_raw` of an `Arc<T>`.
         let mut drop_payload = |code: *const ()| panics.drop(unsafe { Arc::from_raw(code.cast::<T>()) });
-        freed.payloads.as_slice().iter().for_each(|code| drop_payload(*code));
-        freed.payloads.clear();
-        let mut emptied = Stack::new();
-        while let Some(mut leaf) = freed.leaves.pop() {
+        while let Some(code) = emptying.freed.payloads.pop() {
+            drop_payload(code);
+        }
+        while let Some(mut leaf) = emptying.freed.leaves.pop() {
             while let Some(code) = leaf.take_payload() {
                 drop_payload(code);
             }
-            emptied.push(leaf);
+            emptying.emptied.push(leaf);
         }
-        if !emptied.is_empty()
-            && let Ok(mut writer) = self.lock()
+    }
+}
+
+/// Leaves on their way back to the pool: all of them get there, also if a payload's destructor unwinds, which it does in
+/// builds without `std`. (Payloads that were not dropped by then leak, and the leaf they were in.)
+struct Emptying<'s, T> {
+    state: &'s State<T>,
+    freed: Freed,
+    emptied: Stack,
+}
+
+impl<T> Drop for Emptying<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        while let Some(mut leaf) = self.freed.leaves.pop() {
+            while leaf.take_payload().is_some() {}
+            self.emptied.push(leaf);
+        }
+        if !self.emptied.is_empty()
+            && let Ok(mut writer) = self.state.lock()
         {
-            writer.put_back(emptied, &mut freed);
-            self.counts.set(&writer.stats());
+            writer.put_back(core::mem::replace(&mut self.emptied, Stack::new()), &mut self.freed);
+            self.state.counts.set(&writer.stats());
         }
     }
 }

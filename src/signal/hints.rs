@@ -51,9 +51,7 @@ pub(super) fn say_why_passed_on(signum: c_int, site: &TrapSite, why: &str) {
     };
     let mut digits = [0; 16];
     let offset = hexadecimal(site.text_offset, &mut digits);
-    // SAFETY: this thread's errno, which the interrupted code may be about to read.
-    let errno = unsafe { *libc::__errno_location() };
-    for part in [
+    let parts = [
         "trapline: ",
         name,
         " of registered code at text offset 0x",
@@ -61,10 +59,16 @@ pub(super) fn say_why_passed_on(signum: c_int, site: &TrapSite, why: &str) {
         " is passed on: the code there ",
         why,
         ". See \"If a trap kills the process\" in the documentation of trapline::signal. (Debug builds only.)\n",
-    ] {
-        // SAFETY: the bytes of the part. If standard error cannot be written to, nothing is said.
-        _ = unsafe { libc::write(libc::STDERR_FILENO, part.as_ptr().cast(), part.len()) };
+    ];
+    let (mut line, mut len) = ([0; 320], 0_usize);
+    for (to, from) in line.iter_mut().zip(parts.iter().flat_map(|part| part.bytes())) {
+        *to = from;
+        len = len.wrapping_add(1);
     }
+    // SAFETY: this thread's errno, which the interrupted code may be about to read.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: bytes of the line. If standard error cannot be written to, nothing is said.
+    _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), len) };
     // SAFETY: this thread's errno.
     unsafe { *libc::__errno_location() = errno };
 }

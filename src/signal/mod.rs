@@ -107,7 +107,7 @@
 //!    arithmetic, no `unwrap`.
 //! 2. No thread-local before the registry said yes. (`errno`, which the C library keeps in memory allocated with the
 //!    thread, is touched when a signal is passed on.)
-//! 3. System calls only to pass a signal on.
+//! 3. System calls only to pass a signal on. (A debug build writes one line, once, before it does that; see `hints.rs`.)
 //! 4. Nothing holds the registry's gate when the handler returns: answers are copied out of the closure.
 //! 5. `handle_signal` first turns alignment checks off (`EFLAGS.AC` of x86-64), which the interrupted code may have
 //!    turned on; the kernel restores its flags. Lookups, which any handler may call, make no unaligned access.

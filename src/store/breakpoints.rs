@@ -16,8 +16,8 @@ use super::module::{Module, ModuleId};
 use super::registry::ModuleRegistry;
 use super::store_code::PrivateCode;
 use crate::allocate::{self, OutOfMemory};
-use crate::counted::Bytes;
 use crate::image::{DefinedFunctionIndex, PatchTable};
+use crate::words::Bytes;
 
 /// The breakpoints of one store.
 pub(super) struct Breakpoints {

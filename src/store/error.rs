@@ -8,8 +8,8 @@ use super::engine::EngineId;
 use super::engine_code::EngineCode;
 use super::pc::{EnginePc, StorePc};
 use crate::allocate::OutOfMemory;
-use crate::counted::Bytes;
 use crate::registry::RegisterError;
+use crate::words::Bytes;
 
 /// Why an image was not loaded into an engine. Nothing of it stays.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::fmt;
 use super::engine_code::EngineCode;
 use super::module::Module;
 use crate::image::{DefinedFunctionIndex, Function, FunctionKey, ModuleIndex};
+use crate::words::Name;
 
 /// A frame of a guest function: where in which function of which module.
 ///
@@ -90,11 +91,11 @@ impl<'c> FrameInfo<'c> {
 impl fmt::Display for FrameInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.module().info().name() {
-            Some(name) => write!(f, "{name}!")?,
+            Some(name) => write!(f, "{}!", Name(name))?,
             None => write!(f, "{}!", self.module().id())?,
         }
         match self.function.name() {
-            Some(name) => f.write_str(name)?,
+            Some(name) => write!(f, "{}", Name(name))?,
             None => write!(f, "function {}", self.function_index())?,
         }
         write!(f, " + {:#x}", self.function_offset())?;

@@ -27,7 +27,7 @@ use crate::image::ModuleIndex;
 ///
 /// Made for stores with one module, where registering and looking up neither allocates nor writes a cache line that
 /// other stores write, and for stores with thousands: images are sorted by address and by id, and the modules of an image
-/// have a bit each. Registering a module of an image that is there counts nothing and allocates nothing.
+/// have a bit each. From a store's third module on, registering one of an image that is there counts and allocates nothing.
 ///
 /// # Signal safety
 ///

@@ -89,3 +89,14 @@ fn a_symbol_keeps_its_image() {
     process::reclaim();
     assert!(alive.upgrade().is_none());
 }
+
+#[test]
+fn a_name_cannot_forge_a_line_of_a_backtrace() {
+    let name = "ok + 0x0\n#1 0xdead libc!system\x1b[2J, \"quoted\" und schön";
+    let file = ImageBuilder::new().text([0x90; 16]).function(0..16, Some(name)).finish().unwrap();
+    let image = Arc::new(Image::parse(&file).unwrap().publish().unwrap());
+    let _registered = process::register(image.clone()).unwrap();
+    let symbol = process::symbolize(image.text_range().start, PcKind::Interrupted).unwrap();
+    assert_eq!(symbol.to_string(), "ok + 0x0\\n#1 0xdead libc!system\\u{1b}[2J, \"quoted\" und schön + 0x0");
+    assert_eq!(symbol.function().unwrap().name(), Some(name));
+}

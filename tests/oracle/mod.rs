@@ -235,7 +235,7 @@ impl Oracle {
         let mut all = snapshot.into_iter();
         for (left, (start, (end, number))) in (0..map.len()).rev().zip(map) {
             let found = all.next().map(|found| (found.range(), found.payload().number));
-            assert_eq!((found, all.len()), (Some((*start..*end, *number)), left));
+            assert_eq!((found, all.size_hint()), (Some((*start..*end, *number)), (0, Some(left))));
         }
         assert!(all.next().is_none() && all.next().is_none());
         for (start, (end, number)) in map.iter().take(100) {

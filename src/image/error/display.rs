@@ -7,8 +7,8 @@ use std::ops::Range;
 use object::elf;
 
 use super::ImageError;
-use crate::counted::{Bytes, Only};
 use crate::image::section::{CHECK, MARKER, MAX_NAME_LEN, MAX_PATCH_LEN, MAX_TEXT_ALIGN, USER};
+use crate::words::{Bytes, Only};
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +84,7 @@ impl fmt::Display for ImageError {
             }
             ImageError::OffsetTooLarge { entry, offset } => write!(
                 f,
-                "the {entry} at text offset {offset:#x} is past {:#x}, the last one that an image stores; split the image",
+                "the {entry} reaches to text offset {offset:#x}, past {:#x}, the last one that an image stores; split the image",
                 u32::MAX
             ),
             ImageError::OutOfOrder { entry, previous, range } if previous == range => {

@@ -28,10 +28,6 @@ impl<X: Copy, const N: usize> Buffer<X, N> {
         unsafe { core::slice::from_raw_parts_mut(self.slots.as_mut_ptr().cast(), self.len) }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.len = 0;
-    }
-
     pub(crate) fn pop(&mut self) -> Option<X> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the slots below the former `len` were written.

@@ -1,4 +1,4 @@
-//! Counts in messages: one thing, two things.
+//! Words in messages: counts of things, and names that others chose.
 
 use core::fmt;
 
@@ -24,5 +24,16 @@ impl fmt::Display for Only {
             Only(1, thing) => write!(f, "only 1 {thing}"),
             Only(many, thing) => write!(f, "only {many} {thing}s"),
         }
+    }
+}
+
+/// A name that an image brought, with what would move the cursor or end the line written as escapes.
+pub(crate) struct Name<'n>(pub(crate) &'n str);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
