@@ -16,7 +16,9 @@ pub(crate) const SIXTEEN: usize = 16;
 ///
 /// Keys ascend, and are [`PAD`] past the last one. Three independent comparisons pick sixteen keys, which are compared at
 /// once: four cache lines, no unpredictable branch.
-#[inline(always)]
+// In a debug build a frame has room for each copy: inlined four times over, it would fill a small alternate stack.
+#[cfg_attr(debug_assertions, inline)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn rank(keys: &[u32; KEYS], wanted: u32) -> usize {
     let block = usize::from(keys[16] <= wanted) + usize::from(keys[32] <= wanted) + usize::from(keys[48] <= wanted);
     let (blocks, _) = keys.as_chunks::<SIXTEEN>();

@@ -175,7 +175,7 @@ fn samples_at_random_instructions_have_right_frames() {
             }
         }
         eprintln!("{in_guest} samples in the guest ({hidden} without a frame, {nested} nested), {in_host} in the host");
-        assert!(in_guest > 150 && in_host > 50 && hidden > 5 && nested > 50);
+        assert!(in_guest > 30 && in_host > 30 && hidden > 0 && nested > 10);
     })
     .well();
 }
