@@ -5,7 +5,7 @@ use super::limbo::Collected;
 use super::panics::Panics;
 use super::root::RootCell;
 use super::stats::Counts;
-use super::tree::Stack;
+use super::tree::{Buffer, Stack};
 use super::writer::{Freed, Writer};
 use crate::sync::{Forked, Lock, LockGuard, NoMemory, Shared};
 use alloc::sync::Arc;
@@ -50,9 +50,8 @@ impl<T> State<T> {
         let mut emptying = Emptying { state: self, freed, emptied: Stack::new() };
         // SAFETY: nobody else sees a freed payload, and those of this registry come from `Arc::into_raw` of an `Arc<T>`.
         let mut drop_payload = |code: *const ()| panics.drop(unsafe { Arc::from_raw(code.cast::<T>()) });
-        while let Some(code) = emptying.freed.payloads.pop() {
-            drop_payload(code);
-        }
+        let payloads = core::mem::replace(&mut emptying.freed.payloads, Buffer::new());
+        payloads.as_slice().iter().for_each(|code| drop_payload(*code));
         while let Some(mut leaf) = emptying.freed.leaves.pop() {
             while let Some(code) = leaf.take_payload() {
                 drop_payload(code);
