@@ -139,7 +139,7 @@ pub unsafe fn install(signals: Signals) -> io::Result<()> {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use trapline::signal::{Signals, install, installed};
 ///
 /// assert_eq!(installed(), Signals::empty());
