@@ -32,25 +32,28 @@ impl<R: arc_swap::RefCnt> RootCell<R> {
 #[cfg(feature = "snapshot")]
 pub(crate) fn prepare_to_swap() -> Result<(), super::NoMemory> {
     use core::alloc::Layout;
-    /// Three cache lines.
-    const RECORD: Layout = match Layout::from_size_align(192, 64) {
-        Ok(record) => record,
-        Err(_) => unreachable!(),
-    };
+    /// Three cache lines, and two in older versions.
+    const RECORDS: [Layout; 2] = [Layout::new::<[CacheLine; 3]>(), Layout::new::<[CacheLine; 2]>()];
+    #[repr(align(64))]
+    struct CacheLine {
+        _bytes: [u8; 64],
+    }
     static NOTHING: arc_swap::ArcSwapAny<Option<alloc::sync::Arc<()>>> = arc_swap::ArcSwapOption::const_empty();
     std::thread_local!(static PREPARED: core::cell::Cell<bool> = const { core::cell::Cell::new(false) });
     if PREPARED.get() {
         return Ok(());
     }
-    // SAFETY: the layout has a size.
-    let block = unsafe { alloc::alloc::alloc(RECORD) };
-    // Unless the compiler has to believe that the block is looked at, it leaves both calls out.
-    let block = core::hint::black_box(block);
-    if block.is_null() {
-        return Err(super::NoMemory::of(RECORD));
+    for record in RECORDS {
+        // SAFETY: the layout has a size.
+        let block = unsafe { alloc::alloc::alloc(record) };
+        // Unless the compiler has to believe that the block is looked at, it leaves both calls out.
+        let block = core::hint::black_box(block);
+        if block.is_null() {
+            return Err(super::NoMemory::of(record));
+        }
+        // SAFETY: allocated above, with this layout.
+        unsafe { alloc::alloc::dealloc(block, record) };
     }
-    // SAFETY: allocated above, with this layout.
-    unsafe { alloc::alloc::dealloc(block, RECORD) };
     drop(NOTHING.load());
     PREPARED.set(true);
     Ok(())
